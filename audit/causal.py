@@ -1,0 +1,139 @@
+"""What happens to the prediction when a concept is taken out of images, or put into others.
+
+All measured in activation space, with the part of the activations that the concepts do not explain kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from conceptatlas.audit.coefficients import positions_on
+from conceptatlas.extraction import Features, SplitModel
+from conceptatlas.importance import ablate
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Effect of an edit on the probability of a class.
+
+    Attributes
+    ----------
+    change
+        Mean change of the class's probability, in [-1, 1].
+    flipped
+        Share of the images whose predicted class changed (removal) or became the class (addition).
+    n
+        Number of images.
+    """
+
+    change: float
+    flipped: float
+    n: int
+
+
+NOTHING = Effect(float("nan"), float("nan"), 0)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Images on which edits are tried, with all that the edits need computed once.
+
+    Attributes
+    ----------
+    rows
+        (b,) rows of the store.
+    features, coefficients
+        Their stored features, and the coefficients (b, positions, k) of every position.
+    logits
+        (b, n_classes) of the unedited activations.
+    """
+
+    rows: np.ndarray
+    features: Features
+    coefficients: torch.Tensor
+    logits: torch.Tensor
+
+    @classmethod
+    def build(cls, split: SplitModel, rows: np.ndarray, features: Features, directions: torch.Tensor) -> Probe:
+        """Compute coefficients and logits of some images."""
+        with torch.no_grad():
+            logits = split.head(features) if len(rows) else features.positions.new_zeros(0, split.n_classes)
+            return cls(rows, features, positions_on(features, directions), logits)
+
+    def select(self, chosen: np.ndarray) -> Probe:
+        """Return the probe of some of the images."""
+        at = torch.as_tensor(np.asarray(chosen), device=self.logits.device)
+        prefix = None if self.features.prefix is None else self.features.prefix[at]
+        features = self.features.replace(positions=self.features.positions[at], prefix=prefix)
+        return Probe(self.rows[chosen], features, self.coefficients[at], self.logits[at])
+
+
+def removal_effect(
+    split: SplitModel, probe: Probe, directions: torch.Tensor, concept: int, target: int, reference: torch.Tensor
+) -> Effect:
+    """Return what mean-ablation of a concept does to images that are predicted as the target class.
+
+    Parameters
+    ----------
+    split, probe
+        The model and images that hold the concept.
+    directions
+        (k, p) concept directions.
+    concept, target
+        Concept and class index.
+    reference
+        (k,) mean coefficient of each concept over a probe set: what the concept is set to.
+    """
+    if len(probe.rows) == 0:
+        return NOTHING
+    with torch.no_grad():
+        after = ablate(
+            split, probe.features, probe.coefficients, directions, [concept], mode="mean", reference=reference
+        )
+        change = _probability(after, target) - _probability(probe.logits, target)
+        flipped = (_predicted(after) != _predicted(probe.logits)).float().mean()
+    return Effect(float(change.mean()), float(flipped), len(probe.rows))
+
+
+def addition_effect(
+    split: SplitModel, probe: Probe, donors: Probe, directions: torch.Tensor, concept: int, target: int
+) -> Effect:
+    """Return what putting a concept into images of other classes does: how many become the target class.
+
+    Each image takes the concept from a donor that holds it, place by place: where the donor has more of it, the
+    difference is added along the concept's direction.
+    """
+    if len(probe.rows) == 0 or len(donors.rows) == 0:
+        return NOTHING
+    with torch.no_grad():
+        taken = torch.arange(len(probe.rows), device=probe.logits.device) % len(donors.rows)
+        given = donors.coefficients[..., concept][taken]
+        added = (given - probe.coefficients[..., concept]).clamp(min=0).unsqueeze(-1) * directions[concept]
+        after = split.head(probe.features.replace(positions=probe.features.positions + added))
+        change = _probability(after, target) - _probability(probe.logits, target)
+        became = (_is(after, target) & ~_is(probe.logits, target)).float().mean()
+    return Effect(float(change.mean()), float(became), len(probe.rows))
+
+
+def _predicted(logits: torch.Tensor) -> torch.Tensor:
+    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+
+
+def _is(logits: torch.Tensor, target: int) -> torch.Tensor:
+    return logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(1) == target
+
+
+def _probability(logits: torch.Tensor, target: int) -> torch.Tensor:
+    if logits.shape[1] == 1:
+        return torch.sigmoid(logits[:, 0])
+    return torch.softmax(logits.float(), dim=1)[:, target]
+
+
+def sample(rows: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Return at most `size` of the rows, drawn without replacement, in their order."""
+    if len(rows) <= size:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, size=size, replace=False))

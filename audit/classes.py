@@ -1,0 +1,262 @@
+"""One class of an audit, from stored activations to a finished `ClassAtlas`."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.exceptions import ConvergenceWarning
+
+from conceptatlas.audit.atlas import ClassAtlas
+from conceptatlas.audit.causal import sample
+from conceptatlas.audit.coefficients import ImageCoefficients, ImageContributions, measure, measure_class, positions_on
+from conceptatlas.audit.context import Context
+from conceptatlas.audit.examples import build_pool, example_table, store_views, top_rows
+from conceptatlas.audit.shortcuts import describe_population, evidence, population_rows, presence_thresholds
+from conceptatlas.audit.slices import find_slices
+from conceptatlas.audit.statistics import bootstrap_mean
+from conceptatlas.audit.storage import slug_of
+from conceptatlas.audit.strategies import Strategies, find_strategies
+from conceptatlas.audit.words import Naming, name_class
+from conceptatlas.concepts import ConceptBank, ConceptRecord, Name, choose_n_components, make_factorizer
+from conceptatlas.importance import ConceptImportance, MapChoice, choose_map, concept_importance
+
+
+def fit_class(context: Context, index: int) -> tuple[ClassAtlas, pd.DataFrame]:
+    """Find, weigh, place and name the concepts of one class.
+
+    Returns
+    -------
+    The class, and its rows of evidence for suspected shortcuts (see `conceptatlas.audit.shortcuts`).
+    """
+    name = context.class_names[index]
+    rows = context.predicted_as(index)
+    directions, provenance = fit_directions(context, rows)
+    found, parts = measure_class(context, rows, directions, index)
+    weights = sobol_indices(context, rows, directions, index)
+    choice = locate(context, rows, directions, found)
+    examples, maps, naming, view_of = illustrate(context, rows, directions, found, choice)
+    others, weight = population_rows(context, index)
+    everywhere = measure(context, others, directions)
+    population = describe_population(context, index, weight, everywhere)
+    thresholds = presence_thresholds(population.score)
+    reference = directions.new_tensor(np.average(everywhere.mean, axis=0, weights=weight))
+    proof = evidence(context, index, population, thresholds, directions, reference)
+    correct = context.images["correct"].to_numpy(dtype=float)[rows]
+    strategies = find_strategies(parts.values, correct, seed=context.settings.seed, umap=context.settings.umap)
+    table = concept_table(parts, weights, choice, found, thresholds, strategies, naming.names)
+    table["reference"] = reference.cpu().numpy()[table["concept"]]
+    proof = _with_concepts(proof, table)
+    bank = make_bank(context, index, directions, naming, table, provenance)
+    member = ClassAtlas(
+        index=index,
+        name=name,
+        slug=slug_of(index, name),
+        bank=bank,
+        concepts=table,
+        images=image_table(context, rows, index, parts, strategies, view_of),
+        coefficients=found.mean,
+        contributions=parts.values,
+        residual=parts.residual,
+        bias=parts.bias,
+        strategies=strategies.table,
+        examples=examples,
+        maps=maps,
+        everywhere_rows=everywhere.rows,
+        everywhere_scores=everywhere.score,
+        slices=slices_of(context, index, everywhere),
+    )
+    return member, proof
+
+
+def fit_directions(context: Context, rows: np.ndarray) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Factorize the activations of a class's images; return (k, p) directions and how they were found."""
+    settings = context.settings
+    activations, sample_index, _ = context.store.rows(rows, max_rows=settings.max_rows, seed=settings.seed)
+    signed = bool((activations < 0).any())
+    provenance: dict[str, Any] = {"rows": len(activations), "images": len(rows), "signed": signed}
+    n_concepts = settings.n_concepts
+    if n_concepts == "auto":
+        choice = choose_n_components(
+            activations,
+            candidates=settings.candidates,
+            seed=settings.seed,
+            factorizer=settings.factorizer,
+            groups=sample_index,
+        )
+        n_concepts = choice.n_components
+        provenance["n_components_curve"] = choice.curve.to_dict("records")
+    n_concepts = int(min(n_concepts, *activations.shape))
+    factorizer = make_factorizer(settings.factorizer, n_concepts, signed=signed, seed=settings.seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # kept with the bank: "converged"
+        factorizer.fit(activations)
+    provenance |= {
+        "factorizer": type(factorizer).__name__,
+        "n_components": n_concepts,
+        "reconstruction_err": float(factorizer.reconstruction_err_),
+        "relative_error": float(factorizer.reconstruction_err_) / float(np.linalg.norm(activations)),
+        "n_iter": int(factorizer.n_iter_),
+        "converged": bool(factorizer.converged_),
+    }
+    return torch.as_tensor(np.asarray(factorizer.components_, np.float32), device=context.split.device), provenance
+
+
+def sobol_indices(context: Context, rows: np.ndarray, directions: torch.Tensor, index: int) -> ConceptImportance:
+    """Return total Sobol indices over the class: of all images where they are exact, of a sample otherwise."""
+    settings = context.settings
+    affine = context.split.head_is_affine
+    features = context.features(sample(rows, len(rows) if affine else settings.sobol_images, settings.seed))
+    u = positions_on(features, directions)
+    designs = None if affine else settings.sobol_designs
+    return concept_importance(context.split, features, u, directions, index, n_designs=designs, seed=settings.seed)
+
+
+def locate(context: Context, rows: np.ndarray, directions: torch.Tensor, found: ImageCoefficients) -> MapChoice:
+    """Choose the concept map by the causal test, or only score it where the run has already chosen."""
+    per_concept = max(2, context.settings.max_probe // max(len(directions), 1))
+    best = {int(r) for column in found.score.T for r in top_rows(column, rows, per_concept)}
+    chosen = sample(np.array(sorted(best)), context.settings.max_probe, context.settings.seed)
+    views = context.readable_views(chosen)
+    images = context.tensors([views[row] for row in sorted(views)])
+    methods = None if context.map_method is None else [context.map_method]
+    return choose_map(context.split, directions, images, methods=methods, seed=context.settings.seed)
+
+
+def illustrate(
+    context: Context, rows: np.ndarray, directions: torch.Tensor, found: ImageCoefficients, choice: MapChoice
+) -> tuple[pd.DataFrame, np.ndarray, Naming, dict[int, str]]:
+    """Pick the shown images, draw their maps, name the concepts, and store the views."""
+    settings = context.settings
+    best = {int(r) for column in found.score.T for r in top_rows(column, rows, settings.n_examples)}
+    spread = {int(r) for r in sample(rows, settings.max_probe, settings.seed)}
+    pool = build_pool(context, np.array(sorted(best | spread)), directions, choice.method)
+    naming = name_class(context, pool)
+    wanted = sample(rows, settings.max_views, settings.seed)
+    already = dict(zip(pool.rows.tolist(), pool.views, strict=True))
+    views = {**context.readable_views(np.setdiff1d(wanted, pool.rows)), **already}
+    view_of = store_views(context, views)
+    examples, maps = example_table(context, pool, rows, found.score, view_of)
+    return examples, maps, naming, view_of
+
+
+def concept_table(
+    parts: ImageContributions,
+    weights: ConceptImportance,
+    choice: MapChoice,
+    found: ImageCoefficients,
+    thresholds: np.ndarray,
+    strategies: Strategies,
+    names: list[Name | None],
+) -> pd.DataFrame:
+    """Return one row per concept, the most important first (see `ClassAtlas.concepts`)."""
+    size = np.abs(parts.values).sum(1).mean()
+    shares = parts.values / size if size > 0 else np.zeros_like(parts.values)
+    low, high = bootstrap_mean(shares)
+    k = parts.values.shape[1]
+    frame = pd.DataFrame(
+        {
+            "concept": np.arange(k),
+            "name": [n.text if n is not None and n.status == "named" else None for n in names],
+            "name_status": [n.status if n is not None else "unnamed" for n in names],
+            "name_auc": [n.heldout_auc if n is not None else np.nan for n in names],
+            "name_p": [n.p_null if n is not None else np.nan for n in names],
+            "name_margin": [n.margin if n is not None else np.nan for n in names],
+            "importance": shares.mean(0),
+            "importance_low": low,
+            "importance_high": high,
+            "sobol": _array(weights.total),
+            "sobol_low": _array(weights.low),
+            "sobol_high": _array(weights.high),
+            "presence": (found.score >= np.maximum(thresholds, np.finfo(np.float32).tiny)).mean(0),
+            "threshold": thresholds,
+            "localisation": _array(choice.localisation),
+            "localisation_chance": _array(choice.chance),
+            "place_known": np.asarray(choice.known, dtype=bool),
+            "map": choice.method,
+        }
+    )
+    frame = frame.merge(strategies.table[["concept", "prevalence", "reliability"]], on="concept", how="left")
+    frame["prevalence"] = frame["prevalence"].fillna(0.0)
+    order = np.argsort(-frame["importance"].abs().to_numpy(), kind="stable")
+    return frame.iloc[order].reset_index(drop=True)
+
+
+def _array(values: Any) -> np.ndarray:
+    return np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values, dtype=np.float64)
+
+
+def _with_concepts(proof: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    by_concept = table.set_index("concept")
+    proof = proof.copy()
+    for column in ("name", "importance", "localisation"):
+        proof[column] = by_concept.loc[proof["concept"], column].to_numpy()
+    return proof
+
+
+def slices_of(context: Context, index: int, everywhere: ImageCoefficients) -> pd.DataFrame:
+    """Return the error slices among the images labelled as the class; empty where too few are."""
+    images = context.images.iloc[everywhere.rows]
+    labelled = (images["label_index"] == index).to_numpy()
+    logits = torch.as_tensor(np.asarray(context.store.logits[everywhere.rows[labelled]], np.float32))
+    probability = (
+        torch.softmax(logits, 1)[:, index].numpy() if logits.shape[1] > 1 else torch.sigmoid(logits[:, 0]).numpy()
+    )
+    correct = images["correct"].to_numpy(dtype=float)[labelled] == 1
+    return find_slices(everywhere.score[labelled], probability, correct, seed=context.settings.seed).table
+
+
+def image_table(
+    context: Context,
+    rows: np.ndarray,
+    index: int,
+    parts: ImageContributions,
+    strategies: Strategies,
+    view_of: dict[int, str],
+) -> pd.DataFrame:
+    """Return one row per image of the class (see `ClassAtlas.images`)."""
+    images = context.images.iloc[rows]
+    return pd.DataFrame(
+        {
+            "sample_id": images["sample_id"].to_numpy(),
+            "row": rows,
+            "label": images["label"].to_numpy(),
+            "correct": images["correct"].to_numpy(),
+            "probability": images["probability"].to_numpy(),
+            "logit": parts.logit,
+            "dominant": strategies.dominant,
+            "x": strategies.position[:, 0],
+            "y": strategies.position[:, 1],
+            "cluster": strategies.cluster,
+            "view": [view_of.get(int(row)) for row in rows],
+        }
+    )
+
+
+def make_bank(
+    context: Context,
+    index: int,
+    directions: torch.Tensor,
+    naming: Naming,
+    table: pd.DataFrame,
+    provenance: dict[str, Any],
+) -> ConceptBank:
+    """Return the class's concept bank with the quality of each concept."""
+    quality_columns = ["sobol", "importance", "presence", "localisation", "localisation_chance"]
+    by_concept = table.set_index("concept")[quality_columns]
+    records = tuple(
+        ConceptRecord(id=i, name=name, quality={c: float(by_concept.loc[i, c]) for c in quality_columns})  # type: ignore[arg-type]
+        for i, name in enumerate(naming.names)
+    )
+    return ConceptBank(
+        directions=directions.cpu().numpy(),
+        layer=context.split.layer.name,
+        class_name=context.class_names[index],
+        class_index=index,
+        concepts=records,
+        provenance=provenance,
+        embeddings=naming.contrasts,
+    )

@@ -1,0 +1,479 @@
+"""`audit`: a model and a folder of images go in, an atlas comes out. It connects the packages and adds nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from conceptatlas.audit import storage
+from conceptatlas.audit.atlas import Atlas
+from conceptatlas.audit.classes import fit_class
+from conceptatlas.audit.context import Context, Settings
+from conceptatlas.audit.progress import Progress
+from conceptatlas.audit.shortcuts import finish
+from conceptatlas.concepts import CachedEncoder, OpenClipEncoder, TextImageEncoder, embed_words, load_vocabulary
+from conceptatlas.extraction import (
+    CutPoint,
+    ExtractionResult,
+    ImageError,
+    SplitModel,
+    as_preprocess,
+    as_source,
+    choose_device,
+    class_names_of,
+    class_synonyms_of,
+    extract,
+    load_model,
+    match_labels,
+    split,
+    weight_digest,
+)
+from conceptatlas.extraction.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+PROBE_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is audited: the model cut in two, and the images as the model wants them."""
+
+    split: SplitModel
+    source: Any
+    preprocess: Any
+    class_names: list[str]
+    name: str
+    weights: str
+
+
+def audit(
+    model: nn.Module | str,
+    images: Any,
+    *,
+    out: str | Path | None = None,
+    preprocess: Any = None,
+    class_names: Sequence[str] | None = None,
+    labels: Mapping[str, str | int] | None = None,
+    layer: str | CutPoint = "auto",
+    unit: Literal["auto", "position"] = "auto",
+    n_concepts: int | Literal["auto"] = "auto",
+    classes: Sequence[str | int] | None = None,
+    factorizer: str = "auto",
+    encoder: TextImageEncoder | str | None = None,
+    vocabulary: Any = None,
+    engine: Literal["local"] = "local",
+    device: str = "auto",
+    seed: int = 0,
+    resume: bool = True,
+    on_error: Literal["warn", "raise", "skip"] = "warn",
+    progress: bool | Callable[[str, int, int], None] = True,
+    checkpoint: str | Path | None = None,
+    batch_size: int | None = None,
+    min_images: int = 20,
+    max_error_rate: float = 0.05,
+    settings: Settings | None = None,
+) -> Atlas:
+    """Audit a model on images and return its atlas.
+
+    Parameters
+    ----------
+    model
+        A classifier as ``nn.Module``, or the name of a timm or torchvision model.
+    images
+        A folder (of class folders, or flat), a list of paths, a dataset, or a source (see `as_source`).
+    out
+        The run's folder. Run the same call again and it resumes. Without it the atlas lives in a temporary folder.
+    preprocess
+        A `Preprocess` or a callable ``PIL -> tensor``; the model's own configuration where None.
+    class_names
+        Names of the model's classes, in order; ImageNet's where the model says so, else ``"class 3"``.
+    labels
+        Maps folder names (or a dataset's labels) to class names or indices where the names do not match.
+    layer
+        Name of a cut point, or ``"auto"`` for the measured choice.
+    unit
+        What a row of activations is: every position of whole images.
+    n_concepts
+        Concepts per class, or ``"auto"``.
+    classes
+        Only these classes (names or indices); all that the model predicts often enough where None.
+    factorizer
+        ``"auto"``: NMF for non-negative activations, SemiNMF for signed ones.
+    encoder, vocabulary
+        A text-image encoder (or the name of an open_clip model, ``"local-dir:/path"``) and the words that concepts may
+        be named by. No encoder: no names.
+    engine, device, seed, batch_size
+        How it is computed.
+    resume
+        Go on with what `out` holds. False starts afresh.
+    on_error, max_error_rate
+        What an unreadable image does: ``"warn"`` skips, logs and lists it; ``"skip"`` skips and lists it; ``"raise"``
+        stops. More than this share of unreadable images stops the audit.
+    progress
+        True for progress bars, or a callable ``(stage, done, total)``.
+    checkpoint
+        Weights for a model given by name: safetensors, or a torch file that holds tensors only.
+    min_images
+        Classes that the model predicts for fewer images are listed and not fitted.
+    settings
+        All numbers at once; `n_concepts`, `factorizer`, `seed` and `min_images` above override it.
+
+    Returns
+    -------
+    Atlas
+        Also written to `out`.
+
+    Raises
+    ------
+    UserError
+        One sentence about what was wrong with the input and what to do; nothing is half-written.
+    """
+    _validate(engine, unit, on_error)
+    settings = replace(
+        settings or Settings(), n_concepts=n_concepts, factorizer=factorizer, seed=seed, min_images=min_images
+    )
+    source = as_source(images)
+    _check_not_empty(source, images)
+    bars = Progress(progress)
+    named_encoder = _encoder(encoder, device)
+    words = load_vocabulary(vocabulary) if named_encoder is not None else None
+    subject = _subject(model, source, checkpoint, preprocess, class_names, layer, device)
+    run_dir, keep_alive = _run_dir(out)
+    key = _run_key(subject, settings, named_encoder, words, labels, classes)
+    _claim(run_dir, key, resume)
+    with bars.stage("activations", len(source)) as tick:
+        result = extract(
+            subject.split,
+            source,
+            subject.preprocess,
+            run_dir / "activations",
+            on_error=on_error,
+            max_error_rate=max_error_rate,
+            resume=resume,
+            progress=tick,
+            **({} if batch_size is None else {"batch_size": batch_size}),
+        )
+    table = _image_table(subject, result, labels)
+    cached = CachedEncoder(named_encoder, run_dir / "embeddings") if named_encoder is not None else None
+    context = Context(
+        split=subject.split,
+        store=result.store,
+        source=source,
+        preprocess=subject.preprocess,
+        images=table,
+        class_names=subject.class_names,
+        run_dir=run_dir,
+        settings=settings,
+        encoder=cached,
+        vocabulary=words,
+        word_embeddings=embed_words(cached, words.words) if cached is not None and words is not None else None,
+    )
+    listing = class_listing(table, subject.class_names, settings.min_images, classes)
+    shortcuts, context = _fit_classes(context, listing, bars, resume)
+    run = _describe(subject, result, context, key, len(source))
+    _write_tables(run_dir, table, result, listing, shortcuts)
+    storage.write_json(run_dir / "run.json", {**run, "finished": True})
+    return replace(Atlas.load(run_dir), keep_alive=keep_alive)
+
+
+def _validate(engine: str, unit: str, on_error: str) -> None:
+    for value, known, what in (
+        (engine, ("local",), "engine"),
+        (unit, ("auto", "position"), "unit"),
+        (on_error, ("warn", "raise", "skip"), "on_error"),
+    ):
+        if value not in known:
+            raise UserError(f"{what} must be one of {', '.join(known)}, not {value!r}")
+
+
+def _check_not_empty(source: Any, images: Any) -> None:
+    if len(source) == 0:
+        raise UserError(f"no image found in {str(images)!r}; give a folder that holds images or folders of images")
+
+
+def _encoder(encoder: TextImageEncoder | str | None, device: str) -> TextImageEncoder | None:
+    return OpenClipEncoder(encoder, device=device) if isinstance(encoder, str) else encoder
+
+
+def _subject(
+    model: nn.Module | str,
+    source: Any,
+    checkpoint: str | Path | None,
+    preprocess: Any,
+    class_names: Sequence[str] | None,
+    layer: str | CutPoint,
+    device: str,
+) -> Subject:
+    net = load_model(model, checkpoint=checkpoint)
+    transform = as_preprocess(preprocess, model=net)
+    where = choose_device(device)
+    size = getattr(transform, "size", None)
+    probe = _probe(source, transform).to(where) if layer == "auto" else None
+    cut = split(net.to(where), layer, input_size=size, probe=probe)
+    name = (
+        model
+        if isinstance(model, str)
+        else str(getattr(net, "pretrained_cfg", {}).get("architecture") or type(net).__name__)
+    )
+    return Subject(cut, source, transform, _class_names(net, cut, class_names), name, weight_digest(net))
+
+
+def _probe(source: Any, transform: Any) -> torch.Tensor:
+    """Return up to 64 readable images, spread over the source, as one batch."""
+    tensors = []
+    for i in np.linspace(0, len(source) - 1, min(len(source), 2 * PROBE_IMAGES)).astype(int):
+        try:
+            tensors.append(transform(source[int(i)].image))
+        except (ImageError, OSError):
+            continue
+        if len(tensors) == PROBE_IMAGES:
+            break
+    if not tensors:
+        raise UserError("none of the images that were tried can be read; check that the folder holds photographs")
+    return torch.stack(tensors)
+
+
+def _class_names(net: nn.Module, cut: SplitModel, given: Sequence[str] | None) -> list[str]:
+    n = cut.n_classes
+    if given is not None and len(given) != n:
+        raise UserError(f"class_names holds {len(given)} names, but the model has {n} outputs")
+    names = list(given) if given is not None else class_names_of(net, n)
+    names = names or [f"class {i}" for i in range(n)]
+    repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < n else set()
+    return [f"{name} ({i})" if name in repeated else name for i, name in enumerate(names)]
+
+
+class _TemporaryFolder:
+    """A folder that goes when the last atlas that lives in it goes."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="conceptatlas-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+def _run_dir(out: str | Path | None) -> tuple[Path, object]:
+    if out is None:
+        temporary = _TemporaryFolder()
+        return temporary.path, temporary
+    path = Path(out)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {str(path)!r} ({error.strerror}); give another folder with out=") from None
+    return path, None
+
+
+def _run_key(
+    subject: Subject, settings: Settings, encoder: Any, words: Any, labels: Any, classes: Any
+) -> dict[str, Any]:
+    """Return what makes two audits the same; another value in the run's folder is refused."""
+    return {
+        "weights": subject.weights,
+        "layer": subject.split.layer.name,
+        "preprocess": subject.preprocess.digest,
+        "settings": asdict(settings),
+        "encoder": getattr(encoder, "id", None),
+        "vocabulary": hashlib.sha256("\n".join(words.words).encode()).hexdigest()[:16] if words is not None else None,
+        "labels": sorted((str(k), str(v)) for k, v in labels.items()) if labels else None,
+        "classes": [str(c) for c in classes] if classes is not None else None,
+        "ids": hashlib.sha256("\n".join(map(str, subject.source.ids)).encode()).hexdigest()[:16],
+    }
+
+
+def _claim(run_dir: Path, key: dict[str, Any], resume: bool) -> None:
+    """Take the run's folder: resume the same audit, start in an empty one, refuse any other."""
+    path = run_dir / "run.json"
+    key = json.loads(json.dumps(key, default=str))
+    if path.exists() and resume:
+        try:
+            held = json.loads(path.read_text(encoding="utf-8")).get("key", {})
+        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+            held = {}
+        differing = sorted(k for k in key if held.get(k) != key[k])
+        if differing:
+            raise UserError(
+                f"{str(run_dir)!r} holds another audit (different {', '.join(differing)}); "
+                "give a new folder, or resume=False to start afresh in it"
+            )
+    elif path.exists() or (not resume and any(run_dir.iterdir())):
+        for name in ("activations", "concepts", "views", "tables"):
+            shutil.rmtree(run_dir / name, ignore_errors=True)
+    storage.write_json(path, {"schema": storage.SCHEMA, "key": key, "finished": False})
+
+
+def _image_table(subject: Subject, result: ExtractionResult, labels: Mapping[str, str | int] | None) -> pd.DataFrame:
+    logits = torch.as_tensor(np.asarray(result.store.logits, dtype=np.float32))
+    if logits.shape[1] == 1:
+        positive = torch.sigmoid(logits[:, 0])
+        probability, predicted = positive, torch.zeros(len(logits), dtype=torch.long)
+    else:
+        probability, predicted = torch.softmax(logits, 1).max(1)
+    position = {str(s): i for i, s in enumerate(subject.source.ids)}
+    source_index = np.array([position[str(s)] for s in result.store.sample_ids], dtype=int)
+    given = [subject.source.labels[i] for i in source_index]
+    label_index = _label_indices(subject, given, labels)
+    correct = np.where(np.isnan(label_index), np.nan, (label_index == predicted.numpy()).astype(float))
+    return pd.DataFrame(
+        {
+            "sample_id": [str(s) for s in result.store.sample_ids],
+            "source_index": source_index,
+            "label": [None if g is None else str(g) for g in given],
+            "label_index": label_index,
+            "predicted": [subject.class_names[i] for i in predicted.tolist()],
+            "predicted_index": predicted.numpy(),
+            "probability": probability.numpy(),
+            "correct": correct,
+        }
+    )
+
+
+def _label_indices(subject: Subject, given: list[Any], labels: Mapping[str, str | int] | None) -> np.ndarray:
+    """Return the class index of each image's label, NaN where it has none that the model knows."""
+    if any(isinstance(g, (int, np.integer)) and not isinstance(g, bool) for g in given) and not labels:
+        inside = [g if g is not None and 0 <= int(g) < len(subject.class_names) else None for g in given]
+        return np.array([np.nan if g is None else float(g) for g in inside])
+    folders = sorted({str(g) for g in given if g is not None})
+    synonyms = class_synonyms_of(subject.split.model, len(subject.class_names))
+    matched = match_labels(folders, subject.class_names, synonyms=synonyms, mapping=dict(labels) if labels else None)
+    indices = [None if g is None else matched.get(str(g)) for g in given]
+    return np.array([np.nan if i is None else float(i) for i in indices])
+
+
+def class_listing(
+    images: pd.DataFrame, class_names: list[str], min_images: int, wanted: Sequence[str | int] | None
+) -> pd.DataFrame:
+    """Return one row per class that is predicted, labelled or asked for, with whether it is fitted and why not.
+
+    Raises
+    ------
+    UserError
+        Where an asked-for class is none of the model's.
+    """
+    chosen = None if wanted is None else {_class_index(c, class_names) for c in wanted}
+    predicted = images["predicted_index"].value_counts()
+    labelled = set(images["label_index"].dropna().astype(int))
+    rows = []
+    for index in sorted(set(predicted.index) | labelled | (chosen or set())):
+        n = int(predicted.get(index, 0))
+        reason = None
+        if chosen is not None and index not in chosen:
+            reason = "not asked for"
+        elif n < min_images:
+            reason = f"{n} images are predicted as it, {min_images} are needed"
+        name = class_names[index]
+        rows.append((int(index), name, n, reason is None, reason or "", storage.slug_of(int(index), name)))
+    listing = pd.DataFrame(rows, columns=["index", "name", "n_images", "fitted", "reason", "slug"])
+    return listing.sort_values(["fitted", "n_images", "index"], ascending=[False, False, True], ignore_index=True)
+
+
+def _class_index(wanted: str | int, class_names: list[str]) -> int:
+    if isinstance(wanted, (int, np.integer)) and not isinstance(wanted, bool):
+        if 0 <= wanted < len(class_names):
+            return int(wanted)
+        raise UserError(f"class index {wanted} is out of range: the model has {len(class_names)} classes")
+    if wanted in class_names:
+        return class_names.index(wanted)
+    from difflib import get_close_matches
+
+    near = ", ".join(get_close_matches(str(wanted), class_names, n=3, cutoff=0.4)) or ", ".join(class_names[:5])
+    raise UserError(f"the model has no class {wanted!r}; the nearest names are: {near}")
+
+
+def _fit_classes(context: Context, listing: pd.DataFrame, bars: Progress, resume: bool) -> tuple[pd.DataFrame, Context]:
+    fitted = listing[listing["fitted"]]
+    proofs = []
+    with bars.stage("concepts", len(fitted)) as tick:
+        for done, (_, row) in enumerate(fitted.iterrows(), start=1):
+            proof, context = _fit_or_read(context, int(row["index"]), str(row["slug"]), resume)
+            proofs.append(proof)
+            tick(done, len(fitted))
+    proofs = [proof for proof in proofs if len(proof)]
+    return finish(pd.concat(proofs, ignore_index=True) if proofs else pd.DataFrame()), context
+
+
+def _fit_or_read(context: Context, index: int, slug: str, resume: bool) -> tuple[pd.DataFrame, Context]:
+    if resume and storage.has_class(context.run_dir, slug):
+        proof, method = storage.read_evidence(context.run_dir, slug)
+    else:
+        member, proof = fit_class(context, index)
+        storage.save_class(context.run_dir, member, proof)
+        method = str(member.concepts["map"].iloc[0])
+    return proof, replace(context, map_method=context.map_method or method)
+
+
+def _write_tables(
+    run_dir: Path, table: pd.DataFrame, result: ExtractionResult, listing: pd.DataFrame, shortcuts: pd.DataFrame
+) -> None:
+    skipped = pd.DataFrame(
+        [asdict(s) for s in result.skipped], columns=["sample_id", "path", "cause", "error", "stage"]
+    )
+    storage.write_table(run_dir, "images", table)
+    storage.write_table(run_dir, "skipped", skipped.astype(str))
+    storage.write_table(run_dir, "classes", listing)
+    storage.write_table(run_dir, "shortcuts", shortcuts)
+
+
+def _describe(
+    subject: Subject, result: ExtractionResult, context: Context, key: dict[str, Any], n_seen: int
+) -> dict[str, Any]:
+    layer = subject.split.layer
+    known = context.images["correct"].dropna()
+    return {
+        "schema": storage.SCHEMA,
+        "key": key,
+        "model": {"name": subject.name, "weights": subject.weights, "n_classes": len(subject.class_names)},
+        "layer": {
+            "name": layer.name,
+            "grid": list(result.store.grid),
+            "n_features": result.store.n_features,
+            "prefix_tokens": layer.prefix_tokens,
+            "head_is_affine": subject.split.head_is_affine,
+            "choice": subject.split.choice,
+        },
+        "class_names": subject.class_names,
+        "unit": "position",
+        "preprocess": subject.preprocess.to_dict(),
+        "data": {
+            "n_seen": n_seen,
+            "n_used": len(context.images),
+            "n_skipped": len(result.skipped),
+            "n_labelled": len(known),
+            "accuracy": float(known.mean()) if len(known) else None,
+        },
+        "map": context.map_method,
+        "names": {
+            "encoder": getattr(context.encoder, "id", None),
+            "words": len(context.vocabulary.words) if context.vocabulary is not None else 0,
+        },
+        "settings": asdict(context.settings),
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("conceptatlas", "torch", "timm", "scikit-learn", "open-clip-torch", "umap-learn"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

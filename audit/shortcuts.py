@@ -1,0 +1,268 @@
+"""Suspected shortcuts: concepts that the model follows where the label does not.
+
+A concept is suspect where it *misleads* (images of other classes that hold it are called this class), where the class
+is *missed* without it, and where taking it out or putting it in changes the prediction. A concept that goes with the
+class itself does neither: other classes rarely hold it. Each figure stands in the table with its interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from conceptatlas.audit.causal import Effect, Probe, addition_effect, removal_effect, sample
+from conceptatlas.audit.coefficients import ImageCoefficients
+from conceptatlas.audit.context import Context
+from conceptatlas.audit.statistics import auc, benjamini_hochberg, otsu, risk_difference
+
+PERMUTATIONS = 1000
+MISLEADS = MISSES = CAUSES = ADDS = 0.1
+SIGNIFICANT = 0.05
+FOREIGN = 0.5
+EVIDENCE_COLUMNS = [
+    "class", "concept", "name", "importance", "threshold", "presence_in_class", "presence_elsewhere",
+    "n_with", "n_without", "accuracy_with", "accuracy_without", "accuracy_gap", "accuracy_gap_low", "accuracy_gap_high",
+    "n_elsewhere_with", "n_elsewhere_without", "false_positive_with", "false_positive_without", "false_positive_gap",
+    "false_positive_gap_low", "false_positive_gap_high", "label_association", "prediction_association",
+    "ablation_effect", "ablation_flips", "n_ablated", "addition_effect", "addition_flips", "n_added",
+    "foreground_share", "localisation", "p_raw",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Population:
+    """The images in which a class's concepts are looked for.
+
+    Attributes
+    ----------
+    rows
+        (m,) rows of the store: images predicted as the class, images labelled as it, and a sample of the others.
+    weight
+        (m,) how many images of the run each row stands for.
+    predicted
+        (m,) whether the model predicts the class.
+    labelled
+        (m,) 1.0 where the label is the class, 0.0 where it is another, NaN where there is none.
+    score
+        (m, k) how much of each concept the image holds.
+    """
+
+    rows: np.ndarray
+    weight: np.ndarray
+    predicted: np.ndarray
+    labelled: np.ndarray
+    score: np.ndarray
+
+
+def population_rows(context: Context, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows in which a class's concepts are looked for, and how many images each stands for."""
+    predicted = context.images["predicted_index"].to_numpy() == index
+    labelled = context.images["label_index"].to_numpy(dtype=float) == index
+    always = np.flatnonzero(predicted | labelled)
+    others = np.flatnonzero(~(predicted | labelled))
+    drawn = sample(others, context.settings.max_elsewhere, context.settings.seed)
+    rows = np.concatenate([always, drawn])
+    weight = np.concatenate([np.ones(len(always)), np.full(len(drawn), len(others) / max(len(drawn), 1))])
+    order = np.argsort(rows)
+    return rows[order], weight[order]
+
+
+def describe_population(context: Context, index: int, weight: np.ndarray, found: ImageCoefficients) -> Population:
+    """Return a class's population with predictions, labels and concept scores side by side."""
+    label = context.images["label_index"].to_numpy(dtype=float)[found.rows]
+    return Population(
+        rows=found.rows,
+        weight=weight,
+        predicted=context.images["predicted_index"].to_numpy()[found.rows] == index,
+        labelled=np.where(np.isnan(label), np.nan, (label == index).astype(float)),
+        score=found.score,
+    )
+
+
+def presence_thresholds(score: np.ndarray) -> np.ndarray:
+    """Return for each concept the score from which on an image is said to hold it (Otsu on square roots)."""
+    return np.array([otsu(np.sqrt(np.maximum(column, 0))) ** 2 for column in score.T], dtype=np.float64)
+
+
+def evidence(
+    context: Context,
+    index: int,
+    population: Population,
+    thresholds: np.ndarray,
+    directions: torch.Tensor,
+    reference: torch.Tensor,
+) -> pd.DataFrame:
+    """Return one row of evidence for each concept of a class; `finish` grades and ranks the rows of all classes.
+
+    `reference` (k,) is the mean coefficient per position over the population: what an ablated concept is set to.
+    """
+    present = population.score >= np.maximum(thresholds, np.finfo(np.float32).tiny)
+    p_values = stratified_permutation(population, seed=context.settings.seed)
+    probes = build_probes(context, population, directions)
+    rows = []
+    for concept in range(population.score.shape[1]):
+        holds = dict(zip(population.rows.tolist(), present[:, concept].tolist(), strict=True))
+        row = {
+            "class": context.class_names[index],
+            "concept": concept,
+            "threshold": thresholds[concept],
+            "p_raw": p_values[concept],
+        }
+        row |= observed(population, present[:, concept], population.score[:, concept])
+        row |= _causal(context, index, probes, holds, concept, directions, reference)
+        rows.append(row)
+    return pd.DataFrame(rows).reindex(columns=EVIDENCE_COLUMNS)
+
+
+def observed(population: Population, present: np.ndarray, score: np.ndarray) -> dict[str, float]:
+    """Return what is seen without touching the model: where the concept is and what is predicted there."""
+    known = ~np.isnan(population.labelled)
+    home = population.labelled == 1 if known.any() else population.predicted
+    away = population.labelled == 0 if known.any() else ~population.predicted
+    row: dict[str, float] = {
+        "presence_in_class": _share(present, home, population.weight),
+        "presence_elsewhere": _share(present, away, population.weight),
+        "prediction_association": auc(score, population.predicted),
+        "label_association": auc(score[known], population.labelled[known] == 1),
+    }
+    if known.any():
+        row |= _gap("accuracy", "", population, population.labelled == 1, present)
+        row |= _gap("false_positive", "elsewhere_", population, population.labelled == 0, present)
+    return row
+
+
+def _share(present: np.ndarray, chosen: np.ndarray, weight: np.ndarray) -> float:
+    total = weight[chosen].sum()
+    return float((present * weight)[chosen].sum() / total) if total else float("nan")
+
+
+def _gap(
+    measure: str, prefix: str, population: Population, chosen: np.ndarray, present: np.ndarray
+) -> dict[str, float]:
+    counts = []
+    for side in (chosen & present, chosen & ~present):
+        weight = population.weight[side]
+        rate = float((population.predicted[side] * weight).sum() / weight.sum()) if len(weight) else float("nan")
+        counts.append((rate, len(weight)))
+    (rate_with, n_with), (rate_without, n_without) = counts
+    value, low, high = (
+        risk_difference(rate_with * n_with, n_with, rate_without * n_without, n_without)
+        if n_with and n_without
+        else (float("nan"), -1.0, 1.0)
+    )
+    return {
+        f"n_{prefix}with": n_with, f"n_{prefix}without": n_without,
+        f"{measure}_with": rate_with, f"{measure}_without": rate_without,
+        f"{measure}_gap": value, f"{measure}_gap_low": low, f"{measure}_gap_high": high,
+    }  # fmt: skip
+
+
+def stratified_permutation(population: Population, *, seed: int = 0) -> np.ndarray:
+    """Return for each concept a one-sided p-value: does it go with the prediction among images of the same label?
+
+    Predictions are permuted inside each label (the class, other classes, no label); the statistic is the mean rank of
+    the score where the class is predicted. (1 + exceedances) / (1 + permutations).
+    """
+    from scipy.stats import rankdata
+
+    rng = np.random.default_rng(seed)
+    strata = np.nan_to_num(population.labelled, nan=2.0)
+    observed_sum = np.zeros(population.score.shape[1])
+    permuted_sum = np.zeros((PERMUTATIONS, population.score.shape[1]))
+    informative = False
+    for stratum in np.unique(strata):
+        chosen = strata == stratum
+        hits = population.predicted[chosen].astype(np.float64)
+        if hits.min() == hits.max():
+            continue
+        informative = True
+        ranks = rankdata(population.score[chosen], axis=0) / chosen.sum()
+        observed_sum += hits @ ranks
+        permuted_sum += rng.permuted(np.tile(hits, (PERMUTATIONS, 1)), axis=1) @ ranks
+    if not informative:
+        return np.full(population.score.shape[1], np.nan)
+    return (1 + (permuted_sum >= observed_sum - 1e-9).sum(0)) / (1 + PERMUTATIONS)
+
+
+def build_probes(context: Context, population: Population, directions: torch.Tensor) -> tuple[Probe, Probe]:
+    """Return the images that edits are tried on: some predicted as the class, and some that are not."""
+    settings = context.settings
+    inside = sample(population.rows[population.predicted], 2 * settings.max_probe, settings.seed)
+    outside = sample(population.rows[~population.predicted], settings.max_probe, settings.seed)
+    return (
+        Probe.build(context.split, inside, context.features(inside), directions),
+        Probe.build(context.split, outside, context.features(outside), directions),
+    )
+
+
+def _causal(
+    context: Context,
+    index: int,
+    probes: tuple[Probe, Probe],
+    holds: dict[int, bool],
+    concept: int,
+    directions: torch.Tensor,
+    reference: torch.Tensor,
+) -> dict[str, float]:
+    inside, outside = probes
+    held = inside.select(np.flatnonzero([holds[int(r)] for r in inside.rows])[: context.settings.max_probe])
+    strange = outside.select(np.flatnonzero([not holds[int(r)] for r in outside.rows]))
+    removed: Effect = removal_effect(context.split, held, directions, concept, index, reference)
+    added = addition_effect(context.split, strange, held, directions, concept, index)
+    return {
+        "ablation_effect": removed.change, "ablation_flips": removed.flipped, "n_ablated": removed.n,
+        "addition_effect": added.change, "addition_flips": added.flipped, "n_added": added.n,
+    }  # fmt: skip
+
+
+def finish(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the evidence of all classes with corrected p-values, grades and ranks, most suspect first."""
+    frame = rows.copy()
+    if not len(frame):
+        return pd.DataFrame(
+            columns=["class", "concept", "name", "grade", "suspicion", "p_value", *EVIDENCE_COLUMNS[3:]]
+        )
+    frame["p_value"] = benjamini_hochberg(frame["p_raw"].to_numpy(dtype=float))
+    frame["suspicion"] = _suspicion(frame)
+    frame["grade"] = [_grade(row) for _, row in frame.iterrows()]
+    first = ["class", "concept", "name", "grade", "suspicion", "p_value"]
+    frame = frame[[*first, *[c for c in frame.columns if c not in first]]]
+    return frame.sort_values(["suspicion", "class", "concept"], ascending=[False, True, True], ignore_index=True)
+
+
+def _suspicion(frame: pd.DataFrame) -> np.ndarray:
+    """Return a number in [0, 1]: how far the concept leads the model astray, times how far the model follows it."""
+    astray = (_positive(frame, "false_positive_gap_low") + _positive(frame, "accuracy_gap_low")) / 2
+    follows = np.maximum(_positive(-frame["ablation_effect"]), _positive(frame, "addition_flips"))
+    unlabelled = frame["false_positive_gap"].isna().to_numpy() & frame["accuracy_gap"].isna().to_numpy()
+    widespread = _positive(frame, "presence_elsewhere")  # without labels: causes the prediction and is found elsewhere
+    return np.where(unlabelled, follows * widespread / 4, np.sqrt(astray * follows))
+
+
+def _positive(frame: pd.DataFrame | pd.Series, column: str | None = None) -> np.ndarray:
+    values = frame if column is None else frame[column]
+    return np.clip(np.nan_to_num(values.to_numpy(dtype=float)), 0, 1)
+
+
+def _grade(row: pd.Series) -> str:
+    """Return a grade from A (strongest evidence) to D (none).
+
+    A: other classes' images with the concept are called the class, its own are missed without it, and editing the
+    concept changes the prediction. B: the same without the misses, for a concept that is found outside the class at
+    least half as often as inside: one that belongs to the class can mislead, but is no shortcut. C: the class is
+    missed without it, or it misleads and belongs to the class.
+    """
+    misleads = row["false_positive_gap_low"] > MISLEADS
+    misses = row["accuracy_gap_low"] > MISSES
+    acts = -row["ablation_effect"] > CAUSES or row["addition_flips"] > ADDS
+    significant = row["p_value"] < SIGNIFICANT
+    if not acts or not significant:
+        return "D"
+    if misleads and misses:
+        return "A"
+    if misleads and row["presence_elsewhere"] >= FOREIGN * row["presence_in_class"]:
+        return "B"
+    return "C" if misses or misleads else "D"

@@ -1,0 +1,215 @@
+"""Are the total Sobol indices right, and what do they cost beside the published estimator?
+
+``python benchmarks/importance.py [--only equal coverage demo-cnn demo-vit deit] [--images 4] [--reference 4096]``
+
+- equal: 25 concepts of equal effect; largest over smallest index at 32 designs.
+- coverage: share of intervals that hold the truth, over seeded trials, on affine and on bending functions.
+- demo-cnn (layer 3), demo-vit, deit (block 8; needs ``CONCEPTATLAS_REAL_DATA``): k = 25 concepts under a head that is not
+  affine, against Jansen's estimator with `--reference` scrambled Sobol designs. A differentiated evaluation counts as
+  three passes. References are kept in `--cache`, since they take 26 passes a design.
+
+``--quick`` is a smoke run: one image, 64 designs of reference, few trials.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import spearmanr
+
+from conceptatlas.concepts import make_factorizer, nnls
+from conceptatlas.demo import demo_config, demo_models, load_demo_model, make_split
+from conceptatlas.extraction import FolderSource, Preprocess, load_model, split
+from conceptatlas.importance import concept_importance, total_sobol
+from conceptatlas.importance.recomposition import select
+
+K = 25
+PUBLISHED_PASSES = 32 * (K + 2)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Images of one class, decomposed at a layer whose head is not affine."""
+
+    name: str
+    split_model: object
+    features: object
+    U: torch.Tensor
+    W: torch.Tensor
+    target: int
+
+
+def decompose(name: str, model: torch.nn.Module, layer: str, images: torch.Tensor, target: int, n: int) -> Setting:
+    """Fit the concepts to the images that are predicted as the class, and keep the first `n`."""
+    cut = split(model, layer, input_size=tuple(images.shape[-2:]))
+    with torch.inference_mode():
+        images = images[model(images).argmax(1) == target]
+        features = cut.encode(images)
+    A = features.positions.flatten(0, 1)
+    factorizer = make_factorizer("auto", K, signed=bool(cut.layer.signed), seed=0).fit(A.numpy())
+    W = torch.as_tensor(factorizer.components_, dtype=torch.float32)
+    first = select(features, torch.arange(min(n, len(images))))
+    return Setting(name, cut, first, nnls(first.positions.clone(), W), W, target)
+
+
+def demo_setting(kind: str, n: int) -> Setting:
+    """Scenes of the demo's first class, at layer 3 of the CNN or at the chosen layer of the ViT."""
+    model = load_demo_model(kind).requires_grad_(False)
+    prepare = Preprocess.for_model(model)
+    scenes = make_split(demo_config(kind), "test", 240)
+    images = torch.stack([prepare(scenes[i].image) for i in np.flatnonzero(scenes.labels == 0)])
+    layer = "auto"
+    if kind == "cnn":
+        points = split(model, "auto", input_size=tuple(images.shape[-2:])).cut_points
+        layer = next(point.name for point in reversed(points) if "stages.2" in point.name or "layer3" in point.name)
+    return decompose(f"demo-{kind}", model, layer, images, 0, n)
+
+
+def deit_setting(real: Path, n: int) -> Setting:
+    """Photographs of bees at block 8 of DeiT-tiny."""
+    model = load_model("deit_tiny_patch16_224", checkpoint=real / "deit_tiny_patch16_224.fp16.safetensors")
+    prepare = Preprocess.for_model(model)
+    source = FolderSource(real / "hymenoptera" / "train" / "bees")
+    images = torch.stack([prepare(source[i].image) for i in range(60)])
+    return decompose("deit", model.requires_grad_(False), "blocks.8", images, 309, n)
+
+
+def settings(only: list[str], n: int) -> Iterator[Setting]:
+    """Every setting that is asked for and can be built here."""
+    for kind in ("cnn", "vit"):
+        if f"demo-{kind}" in only and kind in demo_models():
+            yield demo_setting(kind, n)
+    real = os.environ.get("CONCEPTATLAS_REAL_DATA")
+    if real and "deit" in only:
+        yield deit_setting(Path(real), n)
+
+
+def reference(setting: Setting, n_designs: int, cache: Path | None) -> np.ndarray:
+    """Long reference of the first images ``(B, k)``, from the cache where it is there."""
+    digest = zlib.crc32(setting.W.numpy().tobytes() + setting.features.positions.numpy().tobytes())
+    kept = cache / f"{setting.name}-{n_designs}-{digest:08x}.npy" if cache else None
+    if kept and kept.is_file():
+        return np.load(kept)
+    arguments = (setting.split_model, setting.features, setting.U, setting.W, setting.target)
+    local = concept_importance(*arguments, method="jansen", n_designs=n_designs, seed=12345).local
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.save(kept, local)
+    return local
+
+
+def distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Total-variation distance of two normalised sets of indices."""
+    return float(np.abs(first / first.sum() - second / second.sum()).sum() / 2)
+
+
+def compare(setting: Setting, n_designs: int, cache: Path | None) -> pd.DataFrame:
+    """Hold each method against the reference, image by image."""
+    truth, rows = reference(setting, n_designs, cache), []
+    arguments = (setting.split_model, setting.features, setting.U, setting.W, setting.target)
+    for label, options in (("auto", {}), ("jansen, 32", {"method": "jansen"}), ("published", {"method": "craft"})):
+        started = time.perf_counter()
+        found = concept_importance(*arguments, **options)
+        seconds = (time.perf_counter() - started) / len(truth)
+        passes = (found.n_evaluations + 2 * found.n_gradients) / len(truth)
+        rho = [spearmanr(a, b).statistic for a, b in zip(found.local, truth, strict=True)]
+        tv = [distance(a, b) for a, b in zip(found.local, truth, strict=True)]
+        inside = (found.local_low <= truth) & (truth <= found.local_high)
+        rows.append(
+            {
+                "setting": setting.name,
+                "method": f"{label} ({found.method})",
+                "passes": round(passes, 1),
+                "of published": round(passes / PUBLISHED_PASSES, 3),
+                "rho mean": np.mean(rho),
+                "rho min": np.min(rho),
+                "tv mean": np.mean(tv),
+                "tv max": np.max(tv),
+                "class rho": spearmanr(found.total, truth.mean(0)).statistic,
+                "class tv": distance(found.total, truth.mean(0)),
+                "covered": np.nan if label == "published" else inside.mean(),
+                "s/image": seconds,
+            }
+        )
+    return pd.DataFrame(rows).round(3)
+
+
+def equal_concepts(trials: int) -> pd.DataFrame:
+    """Largest over smallest index of 25 equal concepts at 32 designs."""
+    rows = []
+    for label, options in (
+        ("jansen, scrambled Halton", {"method": "jansen"}),
+        ("jansen, Latin hypercube", {"method": "jansen", "sampler": "latin"}),
+        ("published", {"method": "craft"}),
+    ):
+        totals = [
+            total_sobol(lambda m: m.sum(1), K, n_designs=32, seed=seed, **options).total for seed in range(trials)
+        ]
+        spread = [total.max() / total.min() for total in totals]
+        rows.append({"method": label, "max/min median": np.median(spread), "max/min worst": np.max(spread)})
+    return pd.DataFrame(rows).round(2)
+
+
+def bending(k: int) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """Functions whose concepts interact, differentiable by torch."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(k, 32, generator=generator) * torch.linspace(1.5, 0.1, k)[:, None]
+    out, slope = torch.randn(32, generator=generator), torch.randn(k, generator=generator)
+    size = torch.linspace(0.6, 0.05, k)
+    return {
+        "affine": lambda m: torch.as_tensor(m) @ slope,
+        "product": lambda m: (1 + size * (2 * torch.as_tensor(m) - 1)).prod(1),
+        "sigmoid": lambda m: torch.sigmoid(4 * ((torch.as_tensor(m) - 0.5) @ slope)),
+        "gelu layer": lambda m: torch.nn.functional.gelu(torch.as_tensor(m) @ weight - 0.5) @ out,
+        "relu layer": lambda m: torch.relu(torch.as_tensor(m) @ weight - 0.5) @ out,
+    }
+
+
+def coverage(trials: int, n_reference: int) -> pd.DataFrame:
+    """Share of the concepts' intervals that hold the truth; the intervals aim at 95 %."""
+    rows = []
+    for name, function in bending(12).items():
+        truth = total_sobol(
+            lambda m, f=function: f(m).numpy(), 12, n_designs=n_reference, method="jansen", seed=99
+        ).total
+        for method in ("chaos", "jansen"):
+            found = [total_sobol(function, 12, method=method, seed=seed) for seed in range(trials)]
+            inside = [(each.low <= truth + 1e-6) & (truth <= each.high + 1e-6) for each in found]
+            width = np.mean([(each.high - each.low).mean() for each in found]) / truth.mean()
+            rows.append({"function": name, "method": method, "covered": np.mean(inside), "relative width": width})
+    return pd.DataFrame(rows).round(3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    everything = ["equal", "coverage", "demo-cnn", "demo-vit", "deit"]
+    parser.add_argument("--only", nargs="+", choices=everything, default=everything)
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--reference", type=int, default=4096)
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--cache", type=Path, default=None)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    n_images, n_designs, trials = options.images, options.reference, options.trials
+    if options.quick:
+        n_images, n_designs, trials = 1, 64, 5
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    if "equal" in options.only:
+        print(equal_concepts(min(trials, 20)).to_string(index=False), flush=True)
+    if "coverage" in options.only:
+        print(coverage(trials, max(n_designs, 512)).to_string(index=False), flush=True)
+    for setting in settings(options.only, n_images):
+        print(compare(setting, n_designs, options.cache).to_string(index=False), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""``python -m conceptatlas``."""
+
+from conceptatlas.cli import main
+
+main()

@@ -1,0 +1,153 @@
+"""A matrix compressed to a few columns by a randomized range finder, and start factors read off the compressed matrix.
+
+Letters: A (n, p) activations, Z (p, l) orthonormal columns, C (n, l) = A Z, so that A ~ C Z^T. Products with A then
+cost n*l*k instead of n*p*k. One product A Z serves the singular vectors, the start and the compressed descent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from conceptatlas.concepts.rows import Rows
+from conceptatlas.extraction.errors import UserError
+
+_OVERSAMPLING = 20
+_FIRST_ROWS = 2_000
+_FINDER_ROWS = 20_000  # the range is found on at most this many rows; what it misses is corrected later on all of them
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A ~ C Z^T, with Zt (l, p) = Z^T and C^T (l, n) in the first l rows of ``workspace`` (l + 2 k, n).
+
+    ``scale`` is what A is multiplied by so that its mean square is 1; ``total`` is the sum of squares of the scaled A.
+    """
+
+    rows: Rows
+    workspace: torch.Tensor
+    Zt: torch.Tensor
+    scale: float
+    total: float
+
+    @property
+    def Ct(self) -> torch.Tensor:
+        """C^T (l, n)."""
+        return self.workspace[: len(self.Zt)]
+
+
+def compress(rows: Rows, n_components: int, generator: torch.Generator, *, nonnegative: bool) -> Compressed:
+    """Find an orthonormal basis of most of A's row space (two power iterations) and project A on it.
+
+    Raises
+    ------
+    UserError
+        If A holds NaN or infinite values, is all zero, or is negative somewhere and ``nonnegative`` is asked for.
+    """
+    n, p = rows.shape
+    mean_square = check_rows(rows, nonnegative=nonnegative)
+    scale = mean_square**-0.5
+    width = min(n_components + _OVERSAMPLING, n, p)
+    if width > 0.75 * p:
+        Z = torch.eye(p, dtype=rows.dtype, device=rows.device)
+    else:
+        Z = _range_finder(rows, width, scale, generator)
+    L = torch.empty((Z.shape[1] + 2 * n_components, n), dtype=rows.dtype, device=rows.device)
+    Ct = L[: Z.shape[1]]
+    scaled = (Z * scale).T.contiguous()
+    for start, stop, block in rows.blocks():
+        Ct[:, start:stop] = scaled @ block.T
+    return Compressed(rows, L, Z.T.contiguous(), scale, float(n * p))
+
+
+def check_rows(rows: Rows, *, nonnegative: bool) -> float:
+    """Return the mean square of A, read once; refuse what cannot be factorized.
+
+    Raises
+    ------
+    UserError
+        NaN, infinity, only zeros, or negative entries where ``nonnegative`` is asked for.
+    """
+    n, p = rows.shape
+    if n < 1:
+        raise UserError("Found array with 0 sample(s), at least 1 row of activations is needed.")
+    total, lowest = 0.0, 0.0
+    for start, _, block in rows.blocks():
+        squares = float(torch.linalg.vector_norm(block, dim=1).cpu().to(torch.float64).square().sum())
+        if not squares < float("inf"):
+            _explain_not_finite(block, start)
+        total += squares
+        if nonnegative:
+            lowest = min(lowest, float(block.min()))
+    if lowest < 0:
+        raise UserError(
+            f"Negative values in data passed to NMF (smallest {lowest:.4g}): NMF needs activations >= 0; "
+            "use SemiNMF for signed layers, or make_factorizer('auto', signed=True)."
+        )
+    if total == 0.0:
+        raise UserError(
+            f"All {n} x {p} activations are zero: this is a dead layer; choose another layer or other images."
+        )
+    return total / (n * p)
+
+
+def _explain_not_finite(block: torch.Tensor, start: int) -> None:
+    bad = ~torch.isfinite(block).all(dim=1)
+    if not bool(bad.any()):
+        raise UserError("Activations are so large that their squares overflow (inf): rescale them or use float64.")
+    kind = "NaN" if bool(torch.isnan(block).any()) else "infinity"
+    row = start + int(torch.nonzero(bad)[0, 0])
+    raise UserError(
+        f"Activations contain {kind} (first in row {row}): leave these images out, and if the model runs in "
+        "float16 try bfloat16 or float32."
+    )
+
+
+def _range_finder(rows: Rows, width: int, scale: float, generator: torch.Generator) -> torch.Tensor:
+    n, p = rows.shape
+    Z = torch.randn((p, width), generator=generator).to(rows.device, rows.dtype)
+    for most in (_FIRST_ROWS, _FINDER_ROWS):
+        step = max(1, n // most)
+        Y = torch.zeros((p, width), dtype=rows.dtype, device=rows.device)
+        Zt = (Z * scale).T.contiguous()
+        for _, _, block in rows.blocks():
+            sample = block[::step]
+            Y += ((Zt @ sample.T) @ sample).T * scale
+        Z = torch.linalg.qr(Y).Q
+    return Z.contiguous()
+
+
+def nndsvda(data: Compressed, n_components: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Start factors (U^T (k, n), W (k, p)), non-negative, from the singular vectors of the compressed matrix.
+
+    NNDSVDa of Boutsidis and Gallopoulos (Pattern Recognition 41, 2008): of every singular pair the sign with more mass;
+    zeros are filled with the square root of the mean over k, so that the start scales with the data.
+    """
+    mean = float((data.Ct.sum(dim=1) @ data.Zt).mean()) / data.Ct.shape[1]
+    left, values, right = _singular_triplets(data, n_components)
+    U, W = [left[0].abs()], [right[0].abs()]
+    for u, v in zip(left[1:], right[1:], strict=True):
+        halves = [(u.clamp(min=0), v.clamp(min=0)), ((-u).clamp(min=0), (-v).clamp(min=0))]
+        masses = [float(torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)) for a, b in halves]
+        a, b = halves[0] if masses[0] >= masses[1] else halves[1]
+        mass = max(masses)
+        share = mass**0.5
+        U.append(a * (share / max(float(torch.linalg.vector_norm(a)), 1e-30)))
+        W.append(b * (share / max(float(torch.linalg.vector_norm(b)), 1e-30)))
+    roots = values.sqrt()[:, None]
+    fill = (max(mean, 0.0) / n_components) ** 0.5
+    starts = [torch.stack(factor) * roots for factor in (U, W)]
+    filled = [torch.where(start > 0, start, torch.full_like(start, fill)) for start in starts]
+    return filled[0], filled[1]
+
+
+def _singular_triplets(data: Compressed, n_components: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return (k, n) left vectors, (k,) values and (k, p) right vectors of C Z^T, largest first."""
+    gram = (data.Ct @ data.Ct.T).cpu().to(torch.float64)  # on the CPU: it is small, and not every device has float64
+    eigenvalues, vectors = torch.linalg.eigh(gram)
+    order = torch.argsort(eigenvalues, descending=True)[:n_components]
+    values = eigenvalues[order].clamp(min=0).sqrt().to(data.Ct)
+    basis = vectors[:, order].to(data.Ct)
+    safe = torch.where(values > values[0] * 1e-6, values, torch.full_like(values, float("inf")))
+    return (basis.T @ data.Ct) / safe[:, None], values, basis.T @ data.Zt

@@ -1,0 +1,250 @@
+"""The solver behind NMF and SemiNMF: extrapolated descent on a compressed matrix, corrected by the exact one.
+
+A round reads A once. It takes the exact products A W0^T and U0^T A at the present factors (U0, W0), hence their exact
+error, and widens the compression A ~ C Z^T by the residual R = A - C Z^T projected on the two factors,
+
+    A ~ C Z^T + (R W0^T) V + U0 K,   V = (W0 W0^T)^-1 W0,   K = (U0^T U0)^-1 U0^T (R - R W0^T V),
+
+which gives both products exactly at (U0, W0). The steps of the round factorize this matrix of rank l + 2 k: n*l*k
+operations a step instead of n*p*k. Where a round no longer moves, the factors are stationary for A itself, however
+coarse C Z^T was.
+
+The steps are HALS (Cichocki and Phan 2009) with the extrapolation and restarts of Ang and Gillis (Neural Computation
+2019). Coefficients are kept transposed, (k, n), so that the coefficients of one concept are contiguous.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from conceptatlas.concepts.compression import Compressed
+from conceptatlas.concepts.sweeps import sweep
+
+logger = logging.getLogger(__name__)
+
+N_SWEEPS = 2  # one is unsafe at k = 50; five do not reach the error of two in the same time
+_FIRST_STEPS = {True: 30, False: 15}  # by objective.nonnegative: solved components follow faster than swept ones
+_STEPS = 15
+_RIDGE = 1e-6
+
+UpdateComponents = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""``(W, Q, H) -> W``: lower ``1/2 <W, H W> - <Q, W>`` from W (k, p), with Q = U^T A (k, p) and H = U^T U (k, k)."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a factorization minimises: ``|A - U W|^2 + exclusivity * |sum_j u_j |w_j||^2`` over U >= 0.
+
+    Attributes
+    ----------
+    update
+        How components follow from coefficients.
+    nonnegative
+        Whether components are >= 0.
+    exclusivity
+        Weight of the penalty on concepts that are active together, which keeps signed components from cancelling each
+        other. It does not depend on the scale of A, nor on how U and W share it.
+    """
+
+    update: UpdateComponents
+    nonnegative: bool
+    exclusivity: float = 0.0
+
+    def gram(self, W: torch.Tensor) -> torch.Tensor:
+        """Gram matrix (k, k) that the coefficients are fitted with."""
+        G = W @ W.T
+        if self.exclusivity == 0.0:
+            return G
+        norms = torch.diagonal(G).sqrt()
+        return torch.addr(G, norms, norms, alpha=self.exclusivity)
+
+    def restart(self, point: _Point) -> _Point:
+        """Return where to go on from when an extrapolated step went up, with less extrapolation.
+
+        Swept components follow the coefficients slowly, so that U goes back to before its extrapolation; components
+        that solve their least squares were fitted to the extrapolated U, and leaving it would undo them.
+        """
+        base = point.Ut if self.nonnegative else point.Ux
+        return replace(point, Ut=base, Ux=base, Wx=point.W, cap=point.weight, weight=point.weight / 1.5)
+
+    def penalty(self, Ut: torch.Tensor, W: torch.Tensor) -> float:
+        """Return the penalty of a pair of factors, in squared units of the scaled A."""
+        if self.exclusivity == 0.0:
+            return 0.0
+        together = torch.linalg.vector_norm(W, dim=1)[None] @ Ut
+        return self.exclusivity * dot(together, together)
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Outcome of a fit of the scaled A: U^T (k, n), W (k, p), |A - U W| / |A|, steps done, whether it settled."""
+
+    Ut: torch.Tensor
+    W: torch.Tensor
+    relative_error: float
+    n_iter: int
+    converged: bool
+
+
+@dataclass(frozen=True)
+class _Point:
+    """Where the descent stands: the pair (Ux, W) whose error is known, and what the next step extrapolates from.
+
+    W was fitted to the extrapolated Ux, which is as good a pair of coefficients as any; Ut is the last U before
+    extrapolation and Wx the components after it. A step that goes up is undone.
+    """
+
+    Ut: torch.Tensor
+    W: torch.Tensor
+    Ux: torch.Tensor
+    Wx: torch.Tensor
+    weight: float = 0.5
+    cap: float = 1.0
+
+
+def descend(
+    data: Compressed,
+    start: tuple[torch.Tensor, torch.Tensor],
+    objective: Objective,
+    *,
+    max_iter: int,
+    tol: float,
+) -> Descent:
+    """Fit U >= 0 and W from ``start`` until a round lowers the exact objective by less than ``tol`` of its root.
+
+    Parameters
+    ----------
+    data
+        The compressed matrix; its workspace is written to.
+    start
+        (U^T (k, n), W (k, p)).
+    objective
+        What is minimised: how components follow from coefficients, and the penalty, if any.
+    max_iter
+        Most steps (updates of both factors) in all rounds.
+    tol
+        Relative decrease of |A - U W| over a round below which the fit counts as converged; so does a relative error
+        below it. A penalty counts as part of the squared error.
+    """
+    Ut, W = start
+    left, right = data.Ct, data.Zt
+    best, error, n_iter, n_steps, converged = (
+        _Point(Ut, W, Ut, W),
+        float("inf"),
+        0,
+        _FIRST_STEPS[objective.nonnegative],
+        False,
+    )
+    best_value = float("inf")
+    while n_iter < max_iter and not converged:
+        n_steps = min(n_steps, max_iter - n_iter)
+        point, done = _steps((left, right), data.total, best, objective, n_steps, tol)
+        n_iter += done
+        left, right, ahead = _exact(data, point)
+        logger.debug("after %d steps: relative error %.6f", n_iter, (ahead / data.total) ** 0.5)
+        value = ahead + objective.penalty(point.Ux, point.W)
+        if value > best_value:  # rounding is all that can raise it: keep the better factors
+            converged = True
+            break
+        gain = 1 - (value / best_value) ** 0.5 if best_value > 0 else 0.0
+        best, best_value, error, n_steps = point, value, ahead, _STEPS
+        converged = gain < tol or (ahead / data.total) ** 0.5 < tol
+    return Descent(best.Ux, best.W, (error / data.total) ** 0.5, n_iter, converged)
+
+
+def _exact(data: Compressed, point: _Point) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Read A once: widen the compression to be exact at the factors; return it with the exact squared error."""
+    Ut, W, width, k = point.Ux, point.W, len(data.Zt), len(point.W)
+    RW = data.workspace[width : width + k]
+    data.workspace[width + k :] = Ut
+    Q = torch.zeros_like(W)
+    scaled = W * data.scale
+    for start, stop, block in data.rows.blocks():
+        RW[:, start:stop] = scaled @ block.T
+        Q += Ut[:, start:stop] @ block
+    Q *= data.scale
+    G, H = W @ W.T, Ut @ Ut.T
+    error = data.total - 2 * dot(Q, W) + dot(H, G)
+    if error < 1e-2 * data.total:  # too little is left of the difference: take it directly
+        error = squared_residual(data, Ut, W)
+    RW -= (W @ data.Zt.T) @ data.Ct
+    V = solve_gram(G, W)
+    K = solve_gram(H, Q - (Ut @ data.Ct.T) @ data.Zt - (Ut @ RW.T) @ V)
+    return data.workspace, torch.cat([data.Zt, V, K]), error
+
+
+def _steps(
+    operator: tuple[torch.Tensor, torch.Tensor],
+    total: float,
+    point: _Point,
+    objective: Objective,
+    n_steps: int,
+    tol: float,
+) -> tuple[_Point, int]:
+    """Take up to ``n_steps`` on the low-rank matrix ``left^T right``; stop early when the error no longer moves."""
+    left, right = operator
+    last, settled, step = float("inf"), 0, 0
+    for step in range(1, n_steps + 1):  # noqa: B007
+        P = (point.Wx @ right.T) @ left
+        U = sweep(point.Ux, P, objective.gram(point.Wx), N_SWEEPS)
+        Ux = _extrapolate(U, point.Ut, point.weight, clamp=True)
+        Q, H = (Ux @ left.T) @ right, Ux @ Ux.T
+        W = objective.update(point.Wx, Q, H)
+        error = total - 2 * dot(Q, W) + dot(H, W @ W.T) + objective.penalty(Ux, W)
+        if error > last and point.weight > 0:
+            point = objective.restart(point)
+            continue
+        Wx = _extrapolate(W, point.W, point.weight, clamp=objective.nonnegative)
+        point = _Point(U, W, Ux, Wx, min(point.cap, 1.05 * point.weight), min(1.0, 1.01 * point.cap))
+        settled = settled + 1 if last - error < 0.05 * tol * max(error, 1e-12 * total) else 0
+        last = error
+        if settled == 3:
+            break
+    return _balance(point), step
+
+
+def _balance(point: _Point) -> _Point:
+    """Give all components unit norm, the coefficients taking up the scale."""
+    norms = torch.linalg.vector_norm(point.W, dim=1)[:, None]
+    norms = torch.where(norms > 0, norms, torch.ones_like(norms))
+    return replace(point, Ut=point.Ut * norms, W=point.W / norms, Ux=point.Ux * norms, Wx=point.Wx / norms)
+
+
+def _extrapolate(new: torch.Tensor, old: torch.Tensor, weight: float, *, clamp: bool) -> torch.Tensor:
+    ahead = torch.sub(new, old).mul_(weight).add_(new)
+    return ahead.clamp_(min=0) if clamp else ahead
+
+
+def solve_gram(G: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    """Return ``(G + ridge)^-1 B`` for a Gram matrix G (k, k) that may be singular; in float64 where there is one."""
+    wide = G if G.device.type == "mps" else G.to(torch.float64)
+    ridge = _RIDGE * torch.diagonal(wide).mean().clamp(min=1e-30)
+    return torch.linalg.solve(wide + ridge * torch.eye(len(G), dtype=wide.dtype, device=G.device), B.to(wide.dtype)).to(
+        B.dtype
+    )
+
+
+def dot(X: torch.Tensor, Y: torch.Tensor) -> float:
+    """Inner product of two matrices (k, m), accumulated in float64 over rows and blocks of 4096 columns.
+
+    >>> dot(torch.ones(2, 3), torch.ones(2, 3))
+    6.0
+    """
+    total = 0.0
+    for start in range(0, X.shape[1], 4096):
+        piece = X[:, start : start + 4096] * Y[:, start : start + 4096]
+        total += float(piece.sum(dim=1).cpu().to(torch.float64).sum())
+    return total
+
+
+def squared_residual(data: Compressed, Ut: torch.Tensor, W: torch.Tensor) -> float:
+    """Sum of squares of the scaled ``A - U W``, read in blocks and accumulated in float64."""
+    total = 0.0
+    for start, stop, block in data.rows.blocks():
+        residual = block * data.scale - Ut[:, start:stop].T @ W
+        total += float(torch.linalg.vector_norm(residual, dim=1).cpu().to(torch.float64).square().sum())
+    return total

@@ -1,0 +1,157 @@
+"""Loops that numba compiles for the CPU: sweeps of coordinate descent and exact non-negative least squares, row by row.
+
+Nothing else imports numba, so that the package works without it (`sweeps` and `nnls` then take the torch path).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+_BLOCK = 256  # columns of U^T that stay in the first-level cache while all coordinates are visited
+
+
+@njit(cache=True, fastmath=True)
+def hals_sweeps(U: np.ndarray, P: np.ndarray, G: np.ndarray, n_sweeps: int) -> None:  # noqa: C901 (calls would not vectorize)
+    """Minimise ``1/2 <U, G U> - <P, U>`` over U >= 0 in place, one coordinate (row) after the other.
+
+    ``U`` and ``P`` are (k, n), ``G`` (k, k) symmetric; a coordinate with ``G[j, j] == 0`` is left as it is.
+    The inner loops take four coordinates at once: that is what keeps the vector units busy.
+    """
+    k, n = U.shape
+    zero = U.dtype.type(0)
+    inverse = np.zeros(k, U.dtype)
+    for j in range(k):
+        if G[j, j] > zero:
+            inverse[j] = U.dtype.type(1) / G[j, j]
+    quad = k // 4 * 4
+    local = np.zeros((k, _BLOCK), U.dtype)
+    left = np.zeros(_BLOCK, U.dtype)
+    for start in range(0, n, _BLOCK):
+        m = min(_BLOCK, n - start)
+        for i in range(k):
+            for c in range(m):
+                local[i, c] = U[i, start + c]
+        for _ in range(n_sweeps):
+            for j in range(k):
+                step = inverse[j]
+                if step == zero:
+                    continue
+                for c in range(m):
+                    left[c] = P[j, start + c]
+                for i in range(0, quad, 4):
+                    g0 = G[j, i]
+                    g1 = G[j, i + 1]
+                    g2 = G[j, i + 2]
+                    g3 = G[j, i + 3]
+                    for c in range(_BLOCK):
+                        left[c] -= g0 * local[i, c] + g1 * local[i + 1, c] + g2 * local[i + 2, c] + g3 * local[i + 3, c]
+                for i in range(quad, k):
+                    g = G[j, i]
+                    for c in range(_BLOCK):
+                        left[c] -= g * local[i, c]
+                for c in range(_BLOCK):
+                    value = local[j, c] + left[c] * step
+                    local[j, c] = value if value > zero else zero
+        for i in range(k):
+            for c in range(m):
+                U[i, start + c] = local[i, c]
+
+
+@njit(cache=True)
+def _solve_on(G: np.ndarray, b: np.ndarray, index: np.ndarray, m: int, L: np.ndarray, x: np.ndarray) -> None:
+    """Solve ``G[S, S] x = b[S]``, S = index[:m], by Cholesky; a vanishing pivot is lifted to 1e-13 of its diagonal."""
+    for r in range(m):
+        for c in range(r + 1):
+            total = G[index[r], index[c]]
+            for t in range(c):
+                total -= L[r, t] * L[c, t]
+            if r == c:
+                floor = 1e-13 * G[index[r], index[r]]
+                L[r, r] = np.sqrt(total if total > floor else floor)
+            else:
+                L[r, c] = total / L[c, c]
+    for r in range(m):
+        total = b[index[r]]
+        for t in range(r):
+            total -= L[r, t] * x[t]
+        x[r] = total / L[r, r]
+    for r in range(m - 1, -1, -1):
+        total = x[r]
+        for t in range(r + 1, m):
+            total -= L[t, r] * x[t]
+        x[r] = total / L[r, r]
+
+
+@njit(cache=True)
+def _mark_wrong(
+    G: np.ndarray, b: np.ndarray, index: np.ndarray, m: int, x: np.ndarray, active: np.ndarray, wrong: np.ndarray
+) -> tuple[int, int]:
+    """Mark coordinates on the wrong side of the KKT conditions; return how many there are and the last of them."""
+    slack = 1e-12 * np.abs(b).max()
+    n_wrong, last, t = 0, 0, 0
+    for j in range(len(b)):
+        if active[j]:
+            wrong[j] = x[t] < 0.0
+            t += 1
+        else:
+            gradient = -b[j]
+            for s in range(m):
+                gradient += G[j, index[s]] * x[s]
+            wrong[j] = gradient < -slack
+        if wrong[j]:
+            n_wrong += 1
+            last = j
+    return n_wrong, last
+
+
+@njit(cache=True)
+def _pivot_row(
+    G: np.ndarray, b: np.ndarray, active: np.ndarray, L: np.ndarray, x: np.ndarray, index: np.ndarray, max_rounds: int
+) -> int:
+    """Exchange coordinates until the row is optimal; return the size of its support, or -1 if it did not settle."""
+    wrong = np.zeros(len(b), np.bool_)
+    fewest, patience = len(b) + 1, 3
+    for _ in range(max_rounds):
+        m = 0
+        for j in range(len(b)):
+            if active[j]:
+                index[m] = j
+                m += 1
+        _solve_on(G, b, index, m, L, x)
+        n_wrong, last = _mark_wrong(G, b, index, m, x, active, wrong)
+        if n_wrong == 0:
+            return m
+        if n_wrong >= fewest and patience == 0:
+            active[last] = not active[last]
+            continue
+        patience = 3 if n_wrong < fewest else patience - 1
+        fewest = min(fewest, n_wrong)
+        for j in range(len(b)):
+            if wrong[j]:
+                active[j] = not active[j]
+    return -1
+
+
+@njit(cache=True)
+def nnls_rows(G: np.ndarray, B: np.ndarray, U: np.ndarray, max_rounds: int) -> int:
+    """Solve ``min_{u >= 0} 1/2 u G u - b u`` exactly for every row of ``B`` (n, k) into ``U`` (n, k); float64.
+
+    Block principal pivoting on the Gram matrix with the backup rule of Kim and Park, SIAM J. Sci. Comput. 33(6), 2011.
+    Each row starts from the support of the row before it: neighbouring positions mostly share it.
+    Returns the number of rows that did not settle within ``max_rounds`` (their ``U[i, 0]`` is NaN).
+    """
+    n, k = B.shape
+    index, active = np.empty(k, np.int64), np.zeros(k, np.bool_)
+    L, x = np.empty((k, k)), np.empty(k)
+    missed = 0
+    for row in range(n):
+        m = _pivot_row(G, B[row], active, L, x, index, max_rounds)
+        U[row] = 0.0
+        for s in range(m):
+            U[row, index[s]] = x[s]
+        if m < 0:
+            U[row, 0] = np.nan
+            active[:] = False
+            missed += 1
+    return missed

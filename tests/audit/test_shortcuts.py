@@ -1,0 +1,105 @@
+"""Evidence of shortcuts, on populations whose truth is planted."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from conceptatlas.audit.shortcuts import Population, finish, observed, presence_thresholds, stratified_permutation
+
+
+def planted(n=400, seed=0, follow=0.9):
+    """Concept 0 goes with the label, concept 1 is a tag that the model follows, concept 2 is noise."""
+    rng = np.random.default_rng(seed)
+    label = rng.random(n) < 0.4
+    tag = rng.random(n) < 0.5
+    predicted = np.where(rng.random(n) < follow, tag, label)
+    score = np.stack([label * 1.0, tag * 1.0, rng.random(n) < 0.5], axis=1) + rng.random((n, 3)) * 0.2
+    return Population(np.arange(n), np.ones(n), predicted, label.astype(float), score), tag
+
+
+def test_thresholds_recover_who_holds_the_planted_concept():
+    population, tag = planted()
+    present = population.score >= presence_thresholds(population.score)
+    np.testing.assert_array_equal(present[:, 1], tag)
+
+
+def test_a_followed_tag_misleads_and_is_missed_with_intervals_that_exclude_nothing_found():
+    population, tag = planted()
+    row = observed(population, tag, population.score[:, 1])
+    assert row["false_positive_gap_low"] > 0.5
+    assert row["accuracy_gap_low"] > 0.5
+    assert row["prediction_association"] > 0.9
+    assert abs(row["label_association"] - 0.5) < 0.1
+
+
+def test_a_noise_concept_shows_no_gap():
+    population, _ = planted()
+    present = population.score[:, 2] > 0.5
+    row = observed(population, present, population.score[:, 2])
+    assert row["false_positive_gap_low"] < 0.1
+    assert row["accuracy_gap_low"] < 0.1
+
+
+def test_false_positive_rates_count_a_sampled_row_for_all_that_it_stands_for():
+    n = 100
+    predicted = np.arange(n) < 10
+    weight = np.where(predicted, 1.0, 9.0)
+    population = Population(np.arange(n), weight, predicted, np.zeros(n), np.zeros((n, 1)))
+    row = observed(population, np.ones(n, bool), np.zeros(n))
+    assert row["false_positive_with"] == pytest.approx(10 / (10 + 90 * 9))
+
+
+def test_permutation_p_values_find_the_tag_and_spare_label_and_noise():
+    population, _ = planted()
+    p_label, p_tag, p_noise = stratified_permutation(population)
+    assert p_tag < 0.01
+    assert min(p_label, p_noise) > 0.01
+
+
+def test_permutation_p_values_are_uniform_where_nothing_is_followed():
+    values = [stratified_permutation(planted(seed=s, n=120, follow=0.0)[0], seed=s)[2] for s in range(60)]
+    noise = [v for v in values if not np.isnan(v)]
+    assert not noise  # predictions equal labels: nothing varies inside a label, so nothing can be said
+
+
+def test_without_labels_there_are_associations_with_the_prediction_only():
+    population, tag = planted()
+    bare = Population(population.rows, population.weight, population.predicted, np.full(400, np.nan), population.score)
+    row = observed(bare, tag, bare.score[:, 1])
+    assert "accuracy_gap" not in row
+    assert row["prediction_association"] > 0.9
+    assert np.isnan(row["label_association"])
+
+
+def evidence_row(**changes):
+    row = {
+        "class": "bee", "concept": 0, "name": None, "importance": 0.4,
+        "presence_in_class": 0.5, "presence_elsewhere": 0.5,
+        "accuracy_gap": 0.6, "accuracy_gap_low": 0.4, "false_positive_gap": 0.6, "false_positive_gap_low": 0.4,
+        "ablation_effect": -0.5, "addition_flips": 0.6, "p_raw": 0.001,
+    }  # fmt: skip
+    return {**row, **changes}
+
+
+def test_grades_fall_with_the_evidence():
+    rows = [
+        evidence_row(concept=0),
+        evidence_row(concept=1, accuracy_gap_low=0.0),
+        evidence_row(concept=2, false_positive_gap_low=0.0),
+        evidence_row(concept=3, ablation_effect=0.0, addition_flips=0.0),
+        evidence_row(concept=4, p_raw=0.9),
+        evidence_row(concept=5, accuracy_gap_low=0.0, presence_in_class=0.95, presence_elsewhere=0.2),
+    ]
+    graded = finish(pd.DataFrame(rows)).set_index("concept")["grade"]
+    assert graded.loc[[0, 1, 2, 3, 4, 5]].tolist() == ["A", "B", "C", "D", "D", "C"]
+
+
+def test_the_most_suspect_comes_first():
+    rows = [evidence_row(concept=0, ablation_effect=-0.1, addition_flips=0.0), evidence_row(concept=1)]
+    assert finish(pd.DataFrame(rows))["concept"].tolist() == [1, 0]
+
+
+def test_no_evidence_at_all_gives_an_empty_table_with_its_columns():
+    frame = finish(pd.DataFrame())
+    assert len(frame) == 0
+    assert {"class", "concept", "grade"} <= set(frame.columns)

@@ -1,0 +1,163 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from conceptatlas.extraction import split
+from conceptatlas.importance.localisation import MARGIN, choose_map
+from conceptatlas.importance.maps import concept_maps, peak
+
+SIZE = 32
+
+
+class Roll(nn.Module):
+    def __init__(self, share):
+        super().__init__()
+        self.share = share
+
+    def forward(self, x):
+        return torch.roll(x, (int(x.shape[2] * self.share), int(x.shape[3] * self.share)), (2, 3))
+
+
+class Colours(nn.Module):
+    """Detectors of red and green; what they find is moved `early` before one cut point and `late` before the layer."""
+
+    def __init__(self, early, late):
+        super().__init__()
+        self.detect = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.ReLU(), Roll(early), nn.AvgPool2d(2))
+        self.read = nn.Sequential(Roll(late), nn.AvgPool2d(2))
+        self.fc = nn.Linear(2, 2, bias=False)
+        with torch.no_grad():
+            self.detect[0].weight.copy_(torch.tensor([[1.0, -1, 0], [-1, 1, 0]])[:, :, None, None])
+
+    def forward(self, x):
+        return self.fc(self.read(self.detect(x)).mean((2, 3)))
+
+
+W = torch.eye(2)
+
+
+def cut(early, late):
+    return split(Colours(early, late).eval(), "read.1", input_size=(SIZE, SIZE))
+
+
+@pytest.fixture
+def squares():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.zeros(16, 3, SIZE, SIZE)
+    corners = torch.randint(0, SIZE - 8, (16, 2), generator=generator)
+    for i, (row, column) in enumerate(corners.tolist()):
+        images[i, i % 2, row : row + 8, column : column + 8] = 1.0
+    return images, corners
+
+
+def share_on_square(model, images, corners, method):
+    at = peak(concept_maps(model, W, images, method=method), (SIZE, SIZE))
+    mine = torch.stack([at[i, i % 2] for i in range(len(images))])
+    return float(((mine >= corners) & (mine < corners + 8)).all(dim=1).float().mean())
+
+
+def test_where_the_layer_reads_beside_the_thing_an_earlier_cut_is_chosen_and_points(squares):
+    model = cut(0.0, 0.5)
+    choice = choose_map(model, W, squares[0])
+    assert share_on_square(model, *squares, "coefficients") == 0.0
+    assert "@" in choice.method
+    assert share_on_square(model, *squares, choice.method) == 1.0
+    assert choice.known.all()
+    assert (choice.localisation > choice.chance + 0.3).all()
+
+
+def test_where_only_the_layer_itself_is_in_place_the_coefficient_map_is_chosen(squares):
+    model = cut(0.5, 0.5)  # moved away and moved back
+    choice = choose_map(model, W, squares[0], methods=["layercam@detect.3", "normgrad@detect.3", "coefficients"])
+    assert choice.method == "coefficients"
+    assert share_on_square(model, *squares, choice.method) == 1.0
+    assert choice.known.all()
+
+
+def test_a_map_that_points_beside_the_thing_is_not_known(squares):
+    choice = choose_map(cut(0.0, 0.5), W, squares[0], methods=["coefficients"])
+    assert not choice.known.any()
+    assert (choice.localisation < choice.chance + MARGIN).all()
+
+
+def test_occlusion_steps_in_where_no_other_map_is_proven(squares):
+    """The layer and every earlier cut point lie elsewhere: only covering the image can tell."""
+    model = cut(0.25, 0.25)
+    choice = choose_map(model, W, squares[0])
+    if choice.method != "occlusion":  # a cut before the first move is also right
+        assert choice.method.split("@")[1] in ("detect.0", "detect.1")
+    assert share_on_square(model, *squares, choice.method) > 0.9
+
+
+def test_a_concept_that_is_everywhere_has_no_place():
+    generator = torch.Generator().manual_seed(1)
+    images = 0.05 * torch.rand(12, 3, SIZE, SIZE, generator=generator)
+    images[:, 0] += 1.0  # red everywhere, green nowhere
+    choice = choose_map(cut(0.0, 0.0), W, images)
+    assert not choice.known[0]
+    assert choice.localisation[0] == pytest.approx(choice.chance[0], abs=MARGIN + 0.05)
+
+
+def test_a_concept_that_no_image_has_is_untested_and_not_known(squares):
+    red = squares[0][::2]
+    choice = choose_map(cut(0.0, 0.5), W, red)
+    assert np.isnan(choice.localisation[1])
+    assert np.isnan(choice.chance[1])
+    assert choice.known.tolist() == [True, False]
+    nothing = choose_map(cut(0.0, 0.5), W, torch.zeros(3, 3, SIZE, SIZE))
+    assert not nothing.known.any()
+    assert np.isnan(nothing.localisation).all()
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_a_few_images_are_enough(squares, n):
+    images, corners = squares
+    model = cut(0.0, 0.5)
+    choice = choose_map(model, W, images[:n])
+    assert share_on_square(model, images, corners, choice.method) == 1.0
+
+
+def test_only_the_concepts_asked_for_are_tested(squares):
+    choice = choose_map(cut(0.0, 0.5), W, squares[0], concepts=[1])
+    assert np.isnan(choice.localisation[0])
+    assert choice.known.tolist() == [False, True]
+
+
+def test_the_same_seed_gives_the_same_choice(squares):
+    first, second = (choose_map(cut(0.0, 0.5), W, squares[0], seed=3) for _ in range(2))
+    np.testing.assert_array_equal(first.chance, second.chance)
+    assert first.table.equals(second.table)
+
+
+def test_the_cost_is_what_the_docstring_says_and_does_not_grow_with_the_probe_set(squares):
+    images = squares[0]
+    few = choose_map(cut(0.0, 0.5), W, images)
+    many = choose_map(cut(0.0, 0.5), W, torch.cat([images] * 4))
+    assert few.n_forwards == many.n_forwards
+    assert few.n_forwards <= 720 + 32 * 2
+
+
+def test_presence_at_hand_is_used_and_must_fit(squares):
+    images = squares[0]
+    model = cut(0.0, 0.5)
+    pooled = model.encode(images).positions.mean(dim=1).detach().numpy()
+    given = choose_map(model, W, images, presence=pooled)
+    assert given.method == choose_map(model, W, images).method
+    with pytest.raises(ValueError, match="one row per image"):
+        choose_map(model, W, images, presence=pooled[:3])
+
+
+def test_of_candidates_that_are_equally_good_the_first_in_the_list_is_taken(squares):
+    methods = ["gradxact@detect.3", "layercam@detect.3", "normgrad@detect.3"]
+    for order in (methods, methods[::-1]):
+        assert choose_map(cut(0.0, 0.5), W, squares[0], methods=order).method == order[0]
+
+
+def test_the_table_lists_every_candidate_the_winner_first(squares):
+    model = cut(0.0, 0.5)
+    choice = choose_map(model, W, squares[0], methods=["coefficients", "layercam@detect.3"])
+    assert set(choice.table["method"]) == {"coefficients", "layercam@detect.3"}
+    assert choice.table["method"].iloc[0] == choice.method
+    assert choice.table["score"].iloc[0] > choice.table["score"].iloc[1]
+    assert choice.table["round"].is_monotonic_decreasing

@@ -1,0 +1,306 @@
+"""The site in a real browser: quiet console, no request out, payloads inert, search, sort, hover, edits, access."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conceptatlas.audit.atlas import Atlas
+from conceptatlas.viz import bias_report, export_site
+
+pytestmark = pytest.mark.browser
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+PAGES = ("index.html", "shortcuts.html", "slices.html", "skipped.html", "methods.html")
+LOCAL = ("file:", "data:", "blob:")
+
+
+class Visit:
+    """A page that notes what must not happen: console errors, exceptions, dialogs, requests to other hosts."""
+
+    def __init__(self, context: Any) -> None:
+        self.page = context.new_page()
+        self.trouble: list[str] = []
+        self.page.on("console", lambda m: self.note(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda error: self.note(f"exception {error}"))
+        self.page.on("dialog", lambda dialog: (self.note("dialog"), dialog.dismiss()))
+        self.page.on("request", lambda r: None if r.url.startswith(LOCAL) else self.note(f"request {r.url}"))
+
+    def note(self, what: str) -> None:
+        self.trouble.append(what)
+
+    def go(self, path: Path, fragment: str = "") -> Any:
+        self.page.goto(path.as_uri() + fragment)
+        return self.page
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not Path(CHROMIUM).is_file():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Visit]:
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
+    made = Visit(context)
+    yield made
+    context.close()
+    assert made.trouble == []
+
+
+@pytest.fixture(scope="module")
+def site(make_atlas: Callable[..., Atlas], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_site(make_atlas(n_classes=3, n_concepts=6, n_images=60), tmp_path_factory.mktemp("site")).parent
+
+
+@pytest.fixture(scope="module")
+def hostile_site(hostile_atlas: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_site(hostile_atlas, tmp_path_factory.mktemp("hostile")).parent
+
+
+@pytest.fixture(scope="module")
+def large_site(make_atlas: Callable[..., Atlas], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    atlas = make_atlas(n_classes=1000, n_concepts=10, n_images=12, n_views=6, n_examples=1, side=48)
+    return export_site(atlas, tmp_path_factory.mktemp("large")).parent
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("axe-core comes from npm, which is not installed")
+    folder = tmp_path_factory.mktemp("npm")
+    done = subprocess.run([npm, "install", "--prefix", folder, "axe-core@4"], capture_output=True, check=False)
+    source = folder / "node_modules/axe-core/axe.min.js"
+    if done.returncode or not source.is_file():
+        pytest.skip(f"npm could not fetch axe-core: {done.stderr.decode()[-200:]}")
+    return source.read_text(encoding="utf-8")
+
+
+def class_page(site: Path, start: str = "class-0-") -> Path:
+    return next((site / "classes").glob(f"{start}*.html"))
+
+
+def drawn(page: Any, figure: str = "graph") -> Any:
+    plot = page.locator(f".plot[data-figure={figure}]")
+    plot.scroll_into_view_if_needed()
+    page.wait_for_selector(f".plot[data-figure={figure}][data-drawn]", timeout=60_000)
+    return plot
+
+
+def scroll_through(page: Any) -> None:
+    page.evaluate("document.querySelectorAll('main details').forEach(d => { d.open = true; })")
+    height = page.evaluate("document.documentElement.scrollHeight")
+    for y in range(0, height, 1600):
+        page.evaluate(f"scrollTo(0, {y})")
+        page.wait_for_timeout(20)
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_kind_of_page_is_quiet_and_fits_the_window(site: Path, browser: Any, width: int, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    visit = Visit(context)
+    for path in [*(site / name for name in PAGES), class_page(site)]:
+        page = visit.go(path)
+        scroll_through(page)
+        if path.parent.name == "classes":
+            drawn(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path.name
+    context.close()
+    assert visit.trouble == []
+
+
+def test_fault_66_no_payload_runs_on_any_page(hostile_site: Path, visit: Visit) -> None:
+    for path in [*(hostile_site / name for name in PAGES), *sorted((hostile_site / "classes").glob("*.html"))]:
+        page = visit.go(path)
+        scroll_through(page)
+        if path.parent.name == "classes":
+            drawn(page)
+            page.locator(".tiles button").first.click()
+            page.keyboard.press("Escape")
+        assert "1337" not in page.title() or "document.title" in page.title()
+        assert page.locator("img[src=x]").count() == 0
+        assert page.evaluate("typeof window.__run") == "undefined"
+
+
+def test_fault_66_no_payload_runs_in_the_single_file(hostile_atlas: Atlas, tmp_path: Path, visit: Visit) -> None:
+    page = visit.go(export_site(hostile_atlas, tmp_path, single_file=True))
+    for link in page.locator("#classes tbody th a").all()[:4]:
+        link.click()
+        page.wait_for_selector("article.card")
+        page.go_back()
+        page.wait_for_selector("#classes")
+    assert page.locator("img[src=x]").count() == 0
+
+
+def test_fault_66_no_payload_runs_in_the_report(hostile_atlas: Atlas, tmp_path: Path, visit: Visit) -> None:
+    page = visit.go(bias_report(hostile_atlas, tmp_path))
+    scroll_through(page)
+    assert page.locator("img[src=x]").count() == 0
+
+
+def test_search_finds_classes_and_concepts(site: Path, visit: Visit) -> None:
+    page = visit.go(site / "index.html")
+    page.keyboard.press("/")
+    page.keyboard.type("class 1")
+    page.wait_for_function("document.querySelectorAll('#classes tbody tr:not([hidden])').length === 1")
+    page.locator("#q").fill("meadow")
+    page.wait_for_selector("#concept-results li a")
+    assert "meadow" in page.locator("#concept-results li a").first.inner_text()
+    page.locator("#concept-results li a").first.click()
+    page.wait_for_selector("article.card")
+    assert "#concept-" in page.url
+
+
+def test_a_thousand_classes_are_searched_without_lag(large_site: Path, visit: Visit) -> None:
+    page = visit.go(large_site / "index.html")
+    took = page.evaluate(
+        """() => new Promise(done => {
+            const q = document.querySelector('#q'), start = performance.now();
+            q.value = 'stripes'; q.dispatchEvent(new Event('input'));
+            const wait = () => document.querySelector('#concept-results li')
+                ? done(performance.now() - start) : setTimeout(wait, 5);
+            wait();
+        })"""
+    )
+    assert took < 500
+    assert page.locator("#concept-results li").count() == 60
+
+
+@pytest.mark.parametrize(("heading", "column", "first"), [("Accuracy", 3, "descending"), ("Class", 1, "ascending")])
+def test_a_heading_sorts_and_sorts_back(large_site: Path, visit: Visit, heading: str, column: int, first: str) -> None:
+    page = visit.go(large_site / "index.html")
+    button = page.locator("#classes thead button", has_text=heading).first
+    read = f"Array.from(document.querySelectorAll('#classes tbody tr'), r => r.cells[{column}].textContent.trim())"
+
+    def keys() -> list[float]:
+        return [float("".join(c for c in text if c.isdigit() or c == ".")) for text in page.evaluate(read)]
+
+    button.click()
+    assert page.locator(f"#classes th[aria-sort={first}]").count() == 1
+    assert keys() == sorted(keys(), reverse=first == "descending")
+    button.click()
+    assert keys() == sorted(keys(), reverse=first != "descending")
+
+
+def test_hovering_a_point_shows_its_thumbnail_and_a_click_explains_it(site: Path, visit: Visit) -> None:
+    page = visit.go(class_page(site))
+    drawn(page)
+    page.wait_for_timeout(300)
+    page.locator(".plot[data-figure=graph] .point").first.hover(force=True)
+    page.wait_for_selector("#tip:not([hidden]) .cell img")
+    page.locator(".plot[data-figure=graph] .point").first.click(force=True)
+    page.wait_for_selector("dialog[open] .fall li")
+    parts = page.locator("dialog .fall .v").all_inner_texts()
+    values = [float(text.replace("\u2212", "-")) for text in parts]
+    assert sum(values[:-1]) == pytest.approx(values[-1], abs=0.06)
+
+
+def test_a_concept_in_the_panel_shows_its_own_map(site: Path, visit: Visit) -> None:
+    page = visit.go(class_page(site))
+    page.locator(".card .crops button").first.click()
+    pressed = page.locator("dialog button.line[aria-pressed=true]")
+    assert pressed.count() == 1
+    others = page.locator("dialog button.line[aria-pressed=false]")
+    if others.count():
+        name = others.first.get_attribute("title")
+        others.first.click()
+        assert page.locator("dialog .picture .caption").inner_text() == f"Map of {name}"
+
+
+def test_the_panel_opens_turns_and_closes_by_keyboard(site: Path, visit: Visit) -> None:
+    page = visit.go(class_page(site))
+    page.locator(".tiles button").first.focus()
+    page.keyboard.press("Enter")
+    first = page.locator("dialog h2").inner_text()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("dialog h2").inner_text() != first
+    page.keyboard.press("Escape")
+    assert page.locator("dialog[open]").count() == 0
+    assert page.evaluate("document.activeElement.matches('.tiles button')")
+
+
+def test_edits_survive_a_reload_show_on_other_pages_and_are_exported(
+    site: Path, visit: Visit, tmp_path: Path, make_atlas: Callable[..., Atlas]
+) -> None:
+    page = visit.go(class_page(site), "#concept-2")
+    card = page.locator("#concept-2")
+    card.locator("summary").click()
+    card.locator("input[name=title]").fill("<b>my</b> title")
+    card.locator("select").select_option("spurious")
+    card.locator("textarea").fill("a note")
+    page.reload()
+    assert page.locator("#concept-2 h3").inner_text() == "<b>my</b> title"
+    assert page.locator("#concept-2 .reader-note").inner_text() == "a note"
+    page.goto((site / "shortcuts.html").as_uri())
+    assert page.locator("a [data-concept='0.2']").first.inner_text() == "<b>my</b> title"
+    with page.expect_download() as download:
+        page.locator("#edits").click()
+    download.value.save_as(tmp_path / "edits.json")
+    edits = json.loads((tmp_path / "edits.json").read_text())
+    expected = {"class": "class 0", "concept": 2, "title": "<b>my</b> title", "tag": "spurious", "note": "a note"}
+    assert edits == {"schema": 1, "edits": [expected]}
+    bank = make_atlas(n_classes=1, n_concepts=6, n_images=12)["class 0"].bank
+    record = bank.apply_edits(edits).concepts[2]
+    assert (record.title, record.tag, record.note) == ("<b>my</b> title", "spurious", "a note")
+
+
+def test_the_reader_chooses_light_or_dark_for_all_pages(site: Path, visit: Visit) -> None:
+    page = visit.go(site / "index.html")
+    before = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.locator("#theme").click()
+    after = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert before != after
+    page.goto((site / "methods.html").as_uri())
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == after
+
+
+def test_pictures_are_loaded_only_when_they_come_near(site: Path, visit: Visit) -> None:
+    asked: list[str] = []
+    visit.page.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[-1]))
+    page = visit.go(class_page(site))
+    assert "plotly.min.js" not in asked or page.evaluate("innerHeight") > 700
+    assert not [name for name in asked if name.endswith("-views.webp")]
+
+
+def test_the_page_can_be_read_without_javascript(site: Path, browser: Any) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(class_page(site).as_uri())
+    assert page.locator("article.card").count() == 6
+    assert page.locator("table tbody tr").count() > 0
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_violation(site: Path, browser: Any, axe: str, scheme: str, tmp_path: Path) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme, bypass_csp=True)
+    page = context.new_page()
+    found: dict[str, list[str]] = {}
+    for path in [*(site / name for name in PAGES), class_page(site)]:
+        page.goto(path.as_uri())
+        scroll_through(page)
+        if path.parent.name == "classes":
+            drawn(page)
+            page.locator(".card .crops button").first.click()
+        page.evaluate(axe)
+        results = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        serious = [v for v in results["violations"] if v["impact"] in ("serious", "critical")]
+        if serious:
+            found[path.name] = [f"{v['id']}: {v['nodes'][0]['html'][:160]}" for v in serious]
+    context.close()
+    assert found == {}
