@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -32,6 +34,24 @@ def lab(rgb: np.ndarray) -> np.ndarray:
     xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ rgb
     f = np.cbrt(np.maximum(xyz / (0.9505, 1, 1.089), 0.0089))
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def scheme_colours(scheme: str) -> dict[str, str]:
+    """Return the style sheet's colours of a scheme: the dark one changes some of the light one."""
+    sheet = resources.files("conceptatlas.viz").joinpath("templates/site.css").read_text(encoding="utf-8")
+    light, dark = re.findall(
+        r"^:root(?:\[data-theme=dark\])?\{([^}]*)\}", sheet.split(":root[data-theme=light]")[0], re.M | re.S
+    )[:2]
+    parts = [light] if scheme == "light" else [light, dark]
+    return dict(re.findall(r"--(\w+):(#[0-9a-f]{6})", "".join(parts)))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("text", ["ink", "quiet", "link", "for", "against", "plain"])
+@pytest.mark.parametrize("ground", ["paper", "sheet", "faint"])
+def test_every_text_colour_can_be_read_on_every_ground(scheme: str, text: str, ground: str) -> None:
+    colours = scheme_colours(scheme)
+    assert contrast(colours[text], colours[ground]) >= 4.5
 
 
 @pytest.mark.parametrize("colour", [*COLOURS, GREY])
