@@ -6,7 +6,7 @@ Letters: ``n`` images predicted as a class, ``k`` concepts of that class.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import pandas as pd
 from PIL import Image
 
 from conceptatlas.audit import storage
+from conceptatlas.audit.search import search
+from conceptatlas.concepts import TextImageEncoder
 from conceptatlas.concepts.bank import ConceptBank
 from conceptatlas.extraction.errors import UserError
 
@@ -38,7 +40,10 @@ class ClassAtlas:
     concepts
         One row per concept, the most important first.
     images
-        One row per image: ``sample_id, row, label, correct, probability, logit, dominant, x, y, cluster, view``.
+        One row per image: ``sample_id, row, label, correct, probability, logit, dominant, x, y, cluster, view``, and
+        what it takes to decide otherwise: ``counterfactual`` (ids of the concepts whose removal lets the next class
+        win), ``flips_to`` (that class), ``flipped`` (False: removing them does not suffice), ``smallest`` (whether no
+        smaller set exists); unknown for images that were not tried.
     coefficients
         (n, k) mean coefficient over the positions of the image, in units of the activations.
     contributions
@@ -58,6 +63,10 @@ class ClassAtlas:
     everywhere_rows, everywhere_scores
         (m,) rows of `Atlas.images` and (m, k) how much of each concept those images hold: the class's images, images
         labelled as it, and a sample of the others.
+    parts
+        One row per part (``node`` of ``bank.tree``) and crop; empty where concepts were not split.
+    image_maps
+        Where the maps of single images stand in `maps`: ``row`` (of `images`), ``concept``, ``map_row``.
     """
 
     index: int
@@ -77,6 +86,8 @@ class ClassAtlas:
     text: str = ""
     everywhere_rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     everywhere_scores: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    parts: pd.DataFrame = field(default_factory=pd.DataFrame)
+    image_maps: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def n_images(self) -> int:
@@ -187,6 +198,17 @@ class Atlas(Mapping[str, ClassAtlas]):
             frame = frame[held].reset_index(drop=True)
             frame["label"] = [self[c].label(int(i)) for c, i in zip(frame["class"], frame["concept"], strict=True)]
         return frame
+
+    def search(
+        self, words: str | Sequence[str], *, encoder: TextImageEncoder | str | None = None, most: int = 20
+    ) -> pd.DataFrame:
+        """Return the concepts of all classes whose crops answer to some words, best first; see `audit.search`.
+
+        Examples
+        --------
+        >>> atlas.search("stripes")[["class", "label", "score", "z"]]        # doctest: +SKIP
+        """
+        return search(self, words, encoder=encoder, most=most)
 
     def passed(self, *, max_grade: str = "B") -> bool:
         """Return True where no suspected shortcut is graded `max_grade` or worse ("A" is the worst).

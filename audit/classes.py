@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from conceptatlas.audit.causal import sample
 from conceptatlas.audit.coefficients import ImageCoefficients, ImageContributions, measure, measure_class, positions_on
 from conceptatlas.audit.context import Context
 from conceptatlas.audit.examples import build_pool, example_table, store_views, top_rows
+from conceptatlas.audit.panels import image_maps, what_flips
+from conceptatlas.audit.parts import Parts, find_parts
 from conceptatlas.audit.shortcuts import describe_population, evidence, population_rows, presence_thresholds
 from conceptatlas.audit.slices import find_slices
 from conceptatlas.audit.statistics import bootstrap_mean
@@ -38,7 +41,7 @@ def fit_class(context: Context, index: int) -> tuple[ClassAtlas, pd.DataFrame]:
     found, parts = measure_class(context, rows, directions, index)
     weights = sobol_indices(context, rows, directions, index)
     choice = locate(context, rows, directions, found)
-    examples, maps, naming, view_of = illustrate(context, rows, directions, found, choice)
+    shown = illustrate(context, rows, directions, found, parts, choice)
     others, weight = population_rows(context, index)
     everywhere = measure(context, others, directions)
     population = describe_population(context, index, weight, everywhere)
@@ -47,24 +50,26 @@ def fit_class(context: Context, index: int) -> tuple[ClassAtlas, pd.DataFrame]:
     proof = evidence(context, index, population, thresholds, directions, reference)
     correct = context.images["correct"].to_numpy(dtype=float)[rows]
     strategies = find_strategies(parts.values, correct, seed=context.settings.seed, umap=context.settings.umap)
-    table = concept_table(parts, weights, choice, found, thresholds, strategies, naming.names)
+    table = concept_table(parts, weights, choice, found, thresholds, strategies, shown.naming.names)
     table["reference"] = reference.cpu().numpy()[table["concept"]]
     proof = _with_concepts(proof, table)
-    bank = make_bank(context, index, directions, naming, table, provenance)
+    bank = make_bank(context, index, directions, shown, table, provenance)
     member = ClassAtlas(
         index=index,
         name=name,
         slug=slug_of(index, name),
         bank=bank,
         concepts=table,
-        images=image_table(context, rows, index, parts, strategies, view_of),
+        images=image_table(context, rows, directions, parts, strategies, shown.view_of),
         coefficients=found.mean,
         contributions=parts.values,
         residual=parts.residual,
         bias=parts.bias,
         strategies=strategies.table,
-        examples=examples,
-        maps=maps,
+        examples=shown.examples,
+        maps=shown.maps,
+        parts=shown.parts.examples,
+        image_maps=shown.image_maps,
         everywhere_rows=everywhere.rows,
         everywhere_scores=everywhere.score,
         slices=slices_of(context, index, everywhere),
@@ -126,10 +131,27 @@ def locate(context: Context, rows: np.ndarray, directions: torch.Tensor, found: 
     return choose_map(context.split, directions, images, methods=methods, seed=context.settings.seed)
 
 
+@dataclass(frozen=True)
+class Illustrations:
+    """What is shown of a class: examples and maps, crops of the parts, names, and the stored view of each row."""
+
+    examples: pd.DataFrame
+    maps: np.ndarray
+    image_maps: pd.DataFrame
+    parts: Parts
+    naming: Naming
+    view_of: dict[int, str]
+
+
 def illustrate(
-    context: Context, rows: np.ndarray, directions: torch.Tensor, found: ImageCoefficients, choice: MapChoice
-) -> tuple[pd.DataFrame, np.ndarray, Naming, dict[int, str]]:
-    """Pick the shown images, draw their maps, name the concepts, and store the views."""
+    context: Context,
+    rows: np.ndarray,
+    directions: torch.Tensor,
+    found: ImageCoefficients,
+    weights: ImageContributions,
+    choice: MapChoice,
+) -> Illustrations:
+    """Pick the shown images, draw their maps, name the concepts, split them into parts, and store the views."""
     settings = context.settings
     best = {int(r) for column in found.score.T for r in top_rows(column, rows, settings.n_examples)}
     spread = {int(r) for r in sample(rows, settings.max_probe, settings.seed)}
@@ -140,7 +162,9 @@ def illustrate(
     views = {**context.readable_views(np.setdiff1d(wanted, pool.rows)), **already}
     view_of = store_views(context, views)
     examples, maps = example_table(context, pool, rows, found.score, view_of)
-    return examples, maps, naming, view_of
+    ids = context.images["sample_id"].to_numpy()[rows]
+    of_images, maps = image_maps(pool, rows, weights.values, examples, maps, ids)
+    return Illustrations(examples, maps, of_images, find_parts(context, pool, directions, view_of), naming, view_of)
 
 
 def concept_table(
@@ -212,14 +236,14 @@ def slices_of(context: Context, index: int, everywhere: ImageCoefficients) -> pd
 def image_table(
     context: Context,
     rows: np.ndarray,
-    index: int,
+    directions: torch.Tensor,
     parts: ImageContributions,
     strategies: Strategies,
     view_of: dict[int, str],
 ) -> pd.DataFrame:
     """Return one row per image of the class (see `ClassAtlas.images`)."""
     images = context.images.iloc[rows]
-    return pd.DataFrame(
+    frame = pd.DataFrame(
         {
             "sample_id": images["sample_id"].to_numpy(),
             "row": rows,
@@ -234,13 +258,14 @@ def image_table(
             "view": [view_of.get(int(row)) for row in rows],
         }
     )
+    return frame.join(what_flips(context, rows, directions), on="row")
 
 
 def make_bank(
     context: Context,
     index: int,
     directions: torch.Tensor,
-    naming: Naming,
+    shown: Illustrations,
     table: pd.DataFrame,
     provenance: dict[str, Any],
 ) -> ConceptBank:
@@ -249,7 +274,7 @@ def make_bank(
     by_concept = table.set_index("concept")[quality_columns]
     records = tuple(
         ConceptRecord(id=i, name=name, quality={c: float(by_concept.loc[i, c]) for c in quality_columns})  # type: ignore[arg-type]
-        for i, name in enumerate(naming.names)
+        for i, name in enumerate(shown.naming.names)
     )
     return ConceptBank(
         directions=directions.cpu().numpy(),
@@ -258,5 +283,6 @@ def make_bank(
         class_index=index,
         concepts=records,
         provenance=provenance,
-        embeddings=naming.contrasts,
+        tree=shown.parts.tree,
+        embeddings=shown.naming.contrasts,
     )

@@ -48,6 +48,9 @@ class Settings:
         Thumbnails stored per class for the strategic cluster graph.
     umap
         Use UMAP for the strategic cluster graph (PCA otherwise).
+    recursion
+        Whether concepts are split into parts at earlier layers: ``"off"``, ``"auto"`` (those that `RecursionRule`
+        finds spread out) or ``"all"`` (every one is tried).
     """
 
     n_concepts: int | Literal["auto"] = "auto"
@@ -63,6 +66,7 @@ class Settings:
     n_examples: int = 10
     max_views: int = 300
     umap: bool = True
+    recursion: Literal["off", "auto", "all"] = "off"
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ def audit(
     batch_size: int | None = None,
     min_images: int = 20,
     max_error_rate: float = 0.05,
+    recursion: Literal["off", "auto", "all"] = "off",
     settings: Settings | None = None,
 ) -> Atlas:
     """Audit a model on images and return its atlas.
@@ -131,8 +132,12 @@ def audit(
         Weights for a model given by name: safetensors, or a torch file that holds tensors only.
     min_images
         Classes that the model predicts for fewer images are listed and not fitted.
+    recursion
+        Whether concepts are split into their parts at earlier layers: ``"off"``, ``"auto"`` (those that are not one
+        thing there) or ``"all"`` (every one is tried). The tree stands in ``atlas[name].bank.tree``.
     settings
-        All numbers at once; `n_concepts`, `factorizer`, `seed` and `min_images` above override it.
+        All numbers at once; `n_concepts`, `factorizer`, `seed` and `min_images` above override it, and `recursion`
+        where it is not ``"off"``.
 
     Returns
     -------
@@ -144,10 +149,11 @@ def audit(
     UserError
         One sentence about what was wrong with the input and what to do; nothing is half-written.
     """
-    _validate(engine, unit, on_error)
+    _validate(engine, unit, on_error, recursion)
     settings = replace(
         settings or Settings(), n_concepts=n_concepts, factorizer=factorizer, seed=seed, min_images=min_images
     )
+    settings = settings if recursion == "off" else replace(settings, recursion=recursion)
     source = as_source(images)
     _check_not_empty(source, images)
     bars = Progress(progress)
@@ -187,16 +193,18 @@ def audit(
     listing = class_listing(table, subject.class_names, settings.min_images, classes)
     shortcuts, context = _fit_classes(context, listing, bars, resume)
     run = _describe(subject, result, context, key, len(source))
+    run["names"]["source"] = encoder if isinstance(encoder, str) else None
     _write_tables(run_dir, table, result, listing, shortcuts)
     storage.write_json(run_dir / "run.json", {**run, "finished": True})
     return replace(Atlas.load(run_dir), keep_alive=keep_alive)
 
 
-def _validate(engine: str, unit: str, on_error: str) -> None:
+def _validate(engine: str, unit: str, on_error: str, recursion: str) -> None:
     for value, known, what in (
         (engine, ("local",), "engine"),
         (unit, ("auto", "position"), "unit"),
         (on_error, ("warn", "raise", "skip"), "on_error"),
+        (recursion, ("off", "auto", "all"), "recursion"),
     ):
         if value not in known:
             raise UserError(f"{what} must be one of {', '.join(known)}, not {value!r}")

@@ -5,7 +5,7 @@
     run.json  images.parquet  skipped.parquet  activations/  views/*.webp
     tables/classes.parquet  tables/shortcuts.parquet
     concepts/<class>/  bank/  concepts.parquet images.parquet strategies.parquet examples.parquet
-                       slices.parquet evidence.parquet
+                       slices.parquet parts.parquet image_maps.parquet evidence.parquet
                        arrays.safetensors  class.json
 """
 
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _PLACES = {"images": ".", "skipped": ".", "classes": "tables", "shortcuts": "tables"}
-_CLASS_TABLES = ("concepts", "images", "strategies", "examples", "slices")
+_CLASS_TABLES = ("concepts", "images", "strategies", "examples", "slices", "parts", "image_maps")
+_LATER_TABLES = ("parts", "image_maps")  # runs of earlier versions lack them
 _CLASS_ARRAYS = (
     "coefficients", "contributions", "residual", "bias", "maps", "everywhere_rows", "everywhere_scores",
 )  # fmt: skip
@@ -167,7 +168,8 @@ def load_class(root: Path, slug: str) -> dict[str, Any]:
         raise UserError(
             f"the class folder {str(folder)!r} is torn ({error}); run the audit again to rebuild it"
         ) from None
-    fields |= {name: _read_parquet(folder / f"{name}.parquet") for name in _CLASS_TABLES}
+    tables = [t for t in _CLASS_TABLES if t not in _LATER_TABLES or (folder / f"{t}.parquet").is_file()]
+    fields |= {name: _read_parquet(folder / f"{name}.parquet") for name in tables}
     return {**fields, "bank": ConceptBank.load(folder / "bank")}
 
 

@@ -15,7 +15,8 @@ def hand_made_class(index, name, rng, n=12, k=3):
     bank = ConceptBank(directions, "layer", name, index, tuple(ConceptRecord(id=i) for i in range(k)))
     concepts = pd.DataFrame({"concept": [2, 0, 1], "importance": [0.6, 0.3, 0.1], "map": "coefficients", "name": None})
     images = pd.DataFrame({"sample_id": [f"{name}/{i}.png" for i in range(n)], "row": np.arange(n), "dominant": 2})
-    examples = pd.DataFrame({"concept": [2], "rank": [0], "sample_id": [f"{name}/0.png"], "map_row": [0]})
+    examples = pd.DataFrame({"concept": [2], "rank": [0], "sample_id": [f"{name}/0.png"], "view": ["views/one.webp"],
+                             "map_row": [0]})  # fmt: skip
     return ClassAtlas(
         index=index,
         name=name,

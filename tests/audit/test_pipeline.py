@@ -82,6 +82,32 @@ def test_tables_agree_with_the_arrays(done):
         assert np.allclose(np.linalg.norm(member.bank.directions, axis=1), 1, atol=1e-5)
 
 
+def test_what_flips_an_image_is_smallest_where_the_head_is_affine(done):
+    model, atlas, _ = done
+    for name in atlas:
+        images = atlas[name].images
+        tried = images[images["flips_to"].notna()]
+        affine = isinstance(atlas.run["layer"]["head_is_affine"], bool) and atlas.run["layer"]["head_is_affine"]
+        assert len(tried) == (len(images) if affine else SMALL.sobol_images)
+        assert (tried["flips_to"] != name).all()
+        assert bool(tried["smallest"].all()) == affine
+        assert all(set(ids) <= {0, 1, 2} for ids in tried["counterfactual"])
+
+
+def test_recursion_leaves_a_tree_with_the_bank(folder):
+    atlas = run(network(), folder, recursion="all", class_names=["left", "right", "other"])
+    for name in atlas:
+        tree = atlas[name].bank.tree
+        assert [node.id for node in tree.roots] == atlas[name].bank.ids
+        assert tree.layers[0] == atlas.run["layer"]["name"]
+        assert set(atlas[name].parts["node"]) == {node.id for node in tree.nodes if node.parent is not None}
+
+
+def test_an_unknown_recursion_is_refused(folder):
+    with pytest.raises(UserError, match="recursion must be one of"):
+        run(network(), folder, recursion="always")
+
+
 def test_labels_are_matched_to_classes_by_name(done):
     _, atlas, _ = done
     assert atlas.images["label_index"].tolist() == [0.0] * 14 + [1.0] * 14
