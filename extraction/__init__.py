@@ -19,6 +19,7 @@ from conceptatlas.extraction.features import Features
 from conceptatlas.extraction.folders import FolderSource, duplicate_files
 from conceptatlas.extraction.labels import class_names_of, class_synonyms_of, match_labels
 from conceptatlas.extraction.manifest import Skipped
+from conceptatlas.extraction.merging import merge
 from conceptatlas.extraction.models import (
     check_class_head,
     choose_device,
@@ -26,6 +27,8 @@ from conceptatlas.extraction.models import (
     model_id,
     weight_digest,
 )
+from conceptatlas.extraction.parts import parse_shard
+from conceptatlas.extraction.pools import RayEngine
 from conceptatlas.extraction.preprocess import Preprocess
 from conceptatlas.extraction.samples import ImageSource, Sample
 from conceptatlas.extraction.sources import ListSource, as_source
@@ -48,6 +51,7 @@ __all__ = [
     "LayerError",
     "ListSource",
     "Preprocess",
+    "RayEngine",
     "Sample",
     "Skipped",
     "SourceError",
@@ -70,7 +74,9 @@ __all__ = [
     "load_model",
     "load_weights",
     "match_labels",
+    "merge",
     "model_id",
+    "parse_shard",
     "position_boxes",
     "read_checkpoint",
     "split",

@@ -9,18 +9,21 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from conceptatlas.extraction.crops import CropSpec
-from conceptatlas.extraction.engine import Engine, Split
-from conceptatlas.extraction.errors import SourceError, UserError
+from conceptatlas.extraction.engine import Split
+from conceptatlas.extraction.errors import SourceError, StoreError, UserError
 from conceptatlas.extraction.failures import Failures
-from conceptatlas.extraction.filling import Filling
-from conceptatlas.extraction.manifest import Skipped
+from conceptatlas.extraction.ledger import Ledger
+from conceptatlas.extraction.manifest import MANIFEST, Skipped
 from conceptatlas.extraction.models import choose_device, model_id, weight_digest
+from conceptatlas.extraction.parts import Part, check_shard
+from conceptatlas.extraction.plan import DTYPES, Plan
+from conceptatlas.extraction.pools import LocalPool, RayEngine, pool_of
 from conceptatlas.extraction.samples import ImageSource
 from conceptatlas.extraction.sources import as_source
 from conceptatlas.extraction.store import ActivationStore
@@ -29,7 +32,6 @@ from conceptatlas.extraction.transforms import Preprocessor, as_preprocess
 from conceptatlas.extraction.writer import StoreWriter
 
 _ON_ERROR = ("warn", "skip", "raise")
-_DTYPES = {"float32": np.float32, "float16": np.float16}
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class ExtractionResult:
     Attributes
     ----------
     store
-        The activations.
+        The activations; with ``shard=(i, n)`` those of the part.
     skipped
         The images that were left out, in the order of the source.
     """
@@ -72,6 +74,8 @@ def extract(
     resume: bool = True,
     verify: bool = False,
     output_fn: Callable[[Any], torch.Tensor] | None = None,
+    engine: str | RayEngine = "local",
+    shard: tuple[int, int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ExtractionResult:
     """Write the activations and logits of all images to a store, and return it opened.
@@ -116,6 +120,11 @@ def extract(
         Whether to compare every recorded shard's checksum first, and redo those that differ.
     output_fn
         Takes the logits out of what the model returns, where that is not a tensor, a tuple or has ``logits``.
+    engine
+        ``"local"`` computes here; ``"ray"``, or a `RayEngine` with numbers, on a Ray cluster, to the same bytes. All
+        its machines must see `store_dir` and the images under the same paths.
+    shard
+        ``(i, n)``: compute only the i-th of n parts, from 0. When all parts are done, `merge` joins them.
     progress
         Called with the numbers of images done and of all.
 
@@ -136,21 +145,49 @@ def extract(
     if device is not None:
         split_model = _moved(split_model, choose_device(device))
     preparation = as_preprocess(preprocess, model=split_model.model)
-    batch_size = batch_size or (16 if torch.device(split_model.device).type == "cpu" else 64)
+    pool = pool_of(engine, split_model.device)
+    batch_size = batch_size or (16 if torch.device(pool.device).type == "cpu" else 64)
     identity = _identity(split_model, preparation, source, dtype, precision, crops, shard_size)
-    engine = Engine(
-        split_model, batch_size=batch_size, crops=crops, precision=precision, compiled=compiled, output_fn=output_fn
+    part = _part(shard, len(source), shard_size)
+    plan = Plan(
+        split_model,
+        source,
+        preparation,
+        Path(store_dir),
+        shard_size,
+        dtype,
+        threads,
+        {"batch_size": batch_size, "crops": crops, "precision": precision, "compiled": compiled},
+        output_fn,
     )
+    _check_no_whole(plan.folder, part, resume)
     with (
-        StoreWriter(store_dir, identity, resume=resume, verify=verify) as writer,
+        StoreWriter(store_dir, identity, resume=resume, verify=verify, part=part) as writer,
         evaluated(split_model.model),
         _terminating(),
     ):
         failures = Failures(on_error, max_error_rate, len(source), str(identity["layer"]))
-        filling = Filling(source, preparation, engine, writer, failures, shard_size, _DTYPES[dtype], progress)
-        filling.run(threads)
-    store = ActivationStore(store_dir)
+        shards = None if part is None else part.shards
+        ledger = Ledger(source, writer, failures, shard_size, str(identity["layer"]), progress, shards)
+        plan.run_here(ledger) if isinstance(pool, LocalPool) else plan.run_in(pool, ledger)
+        writer.finish()
+    store = ActivationStore(store_dir, part=part)
     return ExtractionResult(store, list(store.skipped))
+
+
+def _part(shard: tuple[int, int] | None, n_samples: int, shard_size: int) -> Part | None:
+    if shard is None:
+        return None
+    index, count = check_shard(shard)
+    return Part(index, count, -(-n_samples // shard_size))
+
+
+def _check_no_whole(folder: Path, part: Part | None, resume: bool) -> None:
+    """Raise StoreError where a part is asked to start afresh beside a store that is whole."""
+    if part is not None and not resume and (folder / MANIFEST).exists():
+        raise StoreError(
+            f"{str(folder)!r} holds a store already, which one part must not replace: remove it, or choose another."
+        )
 
 
 def _validate(on_error: str, max_error_rate: float, dtype: str, shard_size: int, batch_size: int | None) -> None:
@@ -158,8 +195,8 @@ def _validate(on_error: str, max_error_rate: float, dtype: str, shard_size: int,
         raise UserError(f"on_error must be one of {', '.join(_ON_ERROR)}, not {on_error!r}.")
     if not 0 <= max_error_rate <= 1:
         raise UserError(f"max_error_rate must be a share in [0, 1], not {max_error_rate}.")
-    if dtype not in _DTYPES:
-        raise UserError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}.")
+    if dtype not in DTYPES:
+        raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}.")
     if shard_size < 1 or (batch_size is not None and batch_size < 1):
         raise UserError(f"shard_size and batch_size must be 1 or more, not {shard_size} and {batch_size}.")
 

@@ -1,35 +1,70 @@
-"""The loop of extraction: spans of images become shards, each computed and written as a whole."""
+"""A span of images becomes a shard, computed and written as a whole: the unit of work of every engine."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from conceptatlas.extraction.engine import Activations, Engine
-from conceptatlas.extraction.errors import LayerError, SourceError, StoreError
-from conceptatlas.extraction.failures import Failures
-from conceptatlas.extraction.manifest import Skipped
-from conceptatlas.extraction.reading import Read, path_of, read_ahead
+from conceptatlas.extraction.errors import LayerError, SourceError
+from conceptatlas.extraction.manifest import ShardRecord, Skipped
+from conceptatlas.extraction.reading import Read, path_of
 from conceptatlas.extraction.samples import ImageSource
-from conceptatlas.extraction.transforms import Preprocessor
-from conceptatlas.extraction.writer import StoreWriter
+from conceptatlas.extraction.writer import write_shard
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What is known of a shard whose file is written; small, and the same whoever wrote it.
+
+    Attributes
+    ----------
+    record
+        For the manifest.
+    shapes
+        Grid, numbers of features, prefix tokens and classes, and size of the view; None where all images were skipped.
+    alive
+        Whether any activation is not zero.
+    """
+
+    record: ShardRecord
+    shapes: Mapping[str, Any] | None
+    alive: bool
 
 
 @dataclass
-class _Shard:
-    """A shard in the making: its samples in order, less those that cannot be used."""
+class Shard:
+    """A shard in the making: its samples in order, less those that cannot be used.
+
+    Attributes
+    ----------
+    index, span
+        Its number; its first sample of the source, and the one after its last.
+    kept, parts
+        The samples, and their activations by batch.
+    failed
+        The others, with their places in the source.
+    view
+        Size (h, w) of the images.
+    """
 
     index: int
     span: tuple[int, int]
     kept: list[Read] = field(default_factory=list)
     parts: list[Activations] = field(default_factory=list)
     failed: list[tuple[int, Skipped]] = field(default_factory=list)
+    view: tuple[int, int] = (0, 0)
+
+    @property
+    def alive(self) -> bool:
+        """Whether any activation is not zero."""
+        return any(part.positions.any() for part in self.parts)
 
     def tensors(self, dtype: Any, layer: str) -> dict[str, np.ndarray]:
         """Return what goes to disk, as the type it has there."""
@@ -49,77 +84,53 @@ class _Shard:
 
 
 class Filling:
-    """Fills a store with the activations of a source.
+    """Computes the shards of a store.
 
     Parameters
     ----------
-    source, preprocess, engine, writer, failures
-        Where images come from, what is done to them, what computes, what writes, and what counts those that fail.
-    shard_size
-        Images per shard.
+    source, engine
+        Where images come from, and what computes.
+    folder
+        Of the store.
     dtype
         numpy type of activations on disk.
-    progress
-        Called with the numbers of images done and of all.
+    fail
+        Told of each image that cannot be used; may raise.
+    seen
+        Told how many images have been looked at.
     """
 
     def __init__(
         self,
         source: ImageSource,
-        preprocess: Preprocessor,
         engine: Engine,
-        writer: StoreWriter,
-        failures: Failures,
-        shard_size: int,
+        folder: Path,
         dtype: Any,
-        progress: Callable[[int, int], None] | None,
+        *,
+        fail: Callable[[Skipped], None] | None = None,
+        seen: Callable[[int], None] | None = None,
     ) -> None:
-        self._source, self._preprocess, self._engine, self._writer = source, preprocess, engine, writer
-        self._failures, self._dtype, self._progress = failures, dtype, progress
-        self._spans = [(start, min(start + shard_size, len(source))) for start in range(0, len(source), shard_size)]
-        self._done = 0
-        self._alive = False
+        self._source, self._engine, self._folder, self._dtype = source, engine, folder, dtype
+        self._fail_one, self._seen = fail, seen
 
-    def run(self, threads: int | None) -> None:
-        """Compute every shard that is not done."""
-        self._check_recorded()
-        pending = [index for index in range(len(self._spans)) if index not in self._writer.done]
-        wanted = [sample for index in pending for sample in range(*self._spans[index])]
-        self._report(len(self._source) - len(wanted))
-        window = 2 * self._engine.batch_size
-        reads = read_ahead(self._source, self._preprocess, wanted, threads=threads, window=window)
-        with contextlib.closing(reads):
-            for index in pending:
-                self._fill(_Shard(index, self._spans[index]), reads)
-
-    def _check_recorded(self) -> None:
-        """Raise StoreError where the images are not those of the recorded shards; count what was skipped then."""
-        if not self._writer.done:
-            return
-        ids = self._source.ids
-        for index, shard in sorted(self._writer.done.items()):
-            recorded = {*shard.sample_ids, *(entry.sample_id for entry in shard.skipped)}
-            start, stop = self._spans[index] if index < len(self._spans) else (0, 0)
-            if changed := recorded.symmetric_difference(ids[start:stop]):
-                raise StoreError(
-                    f"the images have changed since the store was begun ({min(changed)!r} is new or gone): choose "
-                    "another folder, or start again with resume=False."
-                )
-            self._alive = self._alive or shard.rows > 0
-            for failure in shard.skipped:
-                self._failures.add(failure, known=True)
-
-    def _fill(self, shard: _Shard, reads: Iterator[Read]) -> None:
-        """Compute one shard and write it."""
-        remaining = shard.span[1] - shard.span[0]
+    def compute(self, index: int, span: tuple[int, int], reads: Iterator[Read]) -> Shard:
+        """Run the images of one shard, which `reads` yields next, through the model."""
+        shard = Shard(index, span)
+        remaining = span[1] - span[0]
         while remaining:
             batch, seen = self._take(shard, reads, remaining)
             if batch:
                 self._compute(shard, batch)
             remaining -= seen
-            self._report(seen)
-        tensors = self._checked(shard) if shard.kept else {}
-        self._writer.write(
+            if self._seen is not None:
+                self._seen(seen)
+        return shard
+
+    def write(self, shard: Shard) -> Filled:
+        """Write a shard's file; the record is the caller's to keep."""
+        tensors = shard.tensors(self._dtype, self._engine.layer) if shard.kept else {}
+        record = write_shard(
+            self._folder,
             shard.index,
             shard.span,
             tensors,
@@ -127,8 +138,9 @@ class Filling:
             labels=[read.label for read in shard.kept],
             skipped=[failure for _, failure in sorted(shard.failed, key=lambda entry: entry[0])],
         )
+        return Filled(record, _shapes(shard, tensors) if shard.kept else None, shard.alive)
 
-    def _take(self, shard: _Shard, reads: Iterator[Read], remaining: int) -> tuple[list[Read], int]:
+    def _take(self, shard: Shard, reads: Iterator[Read], remaining: int) -> tuple[list[Read], int]:
         """Return a batch of images that could be read, and how many images it took to find them."""
         batch: list[Read] = []
         seen = 0
@@ -142,7 +154,7 @@ class Filling:
                 break
         return batch, seen
 
-    def _compute(self, shard: _Shard, batch: Sequence[Read]) -> None:
+    def _compute(self, shard: Shard, batch: Sequence[Read]) -> None:
         """Add a batch's activations to the shard, less the images whose values are not finite."""
         images = torch.stack(_same_shape(batch))
         activations = self._engine.run(images)
@@ -154,38 +166,24 @@ class Filling:
             self._fail(shard, read.index, Skipped(read.sample_id, path, kind, message, "forward"))
         good = [row for row in range(len(batch)) if row not in bad]
         if good:
-            self._view = (int(images.shape[2]), int(images.shape[3]))
+            shard.view = (int(images.shape[2]), int(images.shape[3]))
             shard.kept += [batch[row] for row in good]
             shard.parts.append(activations.select(good) if bad else activations)
 
-    def _checked(self, shard: _Shard) -> dict[str, np.ndarray]:
-        """Return the shard's tensors after the checks that need a whole shard, and record their shapes."""
-        tensors = shard.tensors(self._dtype, self._engine.layer)
-        positions = tensors["positions"]
-        if not self._alive and not positions.any():
-            raise LayerError(
-                f"dead layer: {self._engine.layer!r} is zero in all of {len(positions)} images: choose another layer."
-            )
-        self._alive = True
-        self._writer.begin(
-            {
-                "grid": list(shard.parts[0].grid),
-                "n_features": int(positions.shape[2]),
-                "prefix_tokens": int(tensors["prefix"].shape[1]) if "prefix" in tensors else 0,
-                "n_classes": int(tensors["logits"].shape[1]),
-                "view": list(self._view),
-            }
-        )
-        return tensors
-
-    def _fail(self, shard: _Shard, index: int, failure: Skipped) -> None:
+    def _fail(self, shard: Shard, index: int, failure: Skipped) -> None:
         shard.failed.append((index, failure))
-        self._failures.add(failure)
+        if self._fail_one is not None:
+            self._fail_one(failure)
 
-    def _report(self, seen: int) -> None:
-        self._done += seen
-        if self._progress is not None:
-            self._progress(self._done, len(self._source))
+
+def _shapes(shard: Shard, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    return {
+        "grid": list(shard.parts[0].grid),
+        "n_features": int(tensors["positions"].shape[2]),
+        "prefix_tokens": int(tensors["prefix"].shape[1]) if "prefix" in tensors else 0,
+        "n_classes": int(tensors["logits"].shape[1]),
+        "view": list(shard.view),
+    }
 
 
 def _same_shape(batch: Sequence[Read]) -> list[torch.Tensor]:

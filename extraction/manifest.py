@@ -18,6 +18,8 @@ from conceptatlas.extraction.errors import StoreError
 
 SCHEMA = 1
 MANIFEST = "manifest.jsonl"
+SHAPES = ("grid", "n_features", "prefix_tokens", "n_classes", "view")
+"""What the header holds that only the first batch shows."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,24 @@ class ShardRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest as read: the header (empty if there is none), the shards by index, and how many bytes are sound."""
+    """A manifest as read.
+
+    Attributes
+    ----------
+    header
+        Empty if there is none.
+    shards
+        By index.
+    sound_bytes
+        How many bytes are sound.
+    ordered
+        Whether the records stand in the order in which one process would have written them, each once.
+    """
 
     header: Mapping[str, Any]
     shards: Mapping[int, ShardRecord]
     sound_bytes: int
+    ordered: bool = True
 
 
 def shard_name(index: int) -> str:
@@ -110,7 +125,16 @@ def shard_record(record: ShardRecord) -> dict[str, Any]:
     return {"kind": "shard", **asdict(record)}
 
 
-def read_manifest(folder: Path) -> Manifest:
+def canonical_bytes(header: Mapping[str, Any], shards: Mapping[int, ShardRecord]) -> bytes:
+    """Return a manifest as one process writes it: the header, the shapes, and the shards in order."""
+    identity = {key: value for key, value in header.items() if key not in SHAPES}
+    shapes = {key: header[key] for key in SHAPES if key in header}
+    records = [header_record(identity), *([shapes_record(shapes)] if shapes else [])]
+    records += [shard_record(shards[index]) for index in sorted(shards)]
+    return b"".join(line_of(record) for record in records)
+
+
+def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
     """Return the manifest of a store; an empty one where there is none.
 
     Raises
@@ -118,11 +142,12 @@ def read_manifest(folder: Path) -> Manifest:
     StoreError
         A line before the last is damaged, the schema is unknown, or a record names a file outside the store.
     """
-    path = folder / MANIFEST
+    path = folder / name
     data = path.read_bytes() if path.exists() else b""
     header: Mapping[str, Any] = {}
     shards: dict[int, ShardRecord] = {}
     position = 0
+    order: list[int] = []
     while position < len(data):
         end = data.find(b"\n", position) + 1
         record = _parse(data[position : end or len(data)])
@@ -132,13 +157,17 @@ def read_manifest(folder: Path) -> Manifest:
             raise StoreError(f"{str(path)!r} is damaged at byte {position}: extract again with resume=False.")
         if record.get("kind") == "header":
             header = _check_header(record, path)
+            order.append(-2)
         elif record.get("kind") == "shapes":
             header = {**header, **{key: value for key, value in record.items() if key != "kind"}}
+            order.append(-1)
         else:
             shard = _shard_from(record, path)
             shards[shard.index] = shard
+            order.append(shard.index)
         position = end
-    return Manifest(header, shards, position)
+    ordered = all(a < b for a, b in zip(order, order[1:], strict=False))
+    return Manifest(header, shards, position, ordered)
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from conceptatlas.extraction.crops import CropSpec, position_boxes
 from conceptatlas.extraction.errors import StoreError
 from conceptatlas.extraction.features import Features
 from conceptatlas.extraction.manifest import MANIFEST, ShardRecord, Skipped, read_manifest
+from conceptatlas.extraction.parts import Part
 
 
 class ActivationStore:
@@ -33,6 +34,8 @@ class ActivationStore:
     ----------
     path
         A folder that `extract` wrote.
+    part
+        Read only what one of several processes has computed so far; see `merge`.
 
     Attributes
     ----------
@@ -55,10 +58,11 @@ class ActivationStore:
     conceptatlas.extraction.errors.StoreError: there is no activation store in 'nowhere': run extract first.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, part: Part | None = None) -> None:
         self.path = Path(path)
-        manifest = read_manifest(self.path)
-        if "grid" not in manifest.header:
+        self._part = part
+        manifest = read_manifest(self.path, MANIFEST if part is None else part.manifest)
+        if "grid" not in manifest.header and not (part is not None and manifest.header):
             raise StoreError(f"there is no activation store in {str(self.path)!r}: run extract first.")
         self.header: Mapping[str, Any] = manifest.header
         self.shards: tuple[ShardRecord, ...] = tuple(manifest.shards[index] for index in sorted(manifest.shards))
@@ -67,6 +71,10 @@ class ActivationStore:
         self.skipped: tuple[Skipped, ...] = tuple(entry for shard in self.shards for entry in shard.skipped)
         self._first = np.cumsum([0, *(shard.rows for shard in self.shards)])
         self._checked: set[int] = set()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the path: activations stay on disk."""
+        return partial(ActivationStore, part=self._part), (self.path,)
 
     def __len__(self) -> int:
         """Return the number of samples."""
