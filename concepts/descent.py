@@ -156,6 +156,18 @@ def descend(
     return Descent(best.Ux, best.W, (error / data.total) ** 0.5, n_iter, converged)
 
 
+def try_steps(
+    operator: tuple[torch.Tensor, torch.Tensor], start: tuple[torch.Tensor, torch.Tensor], objective: Objective, n: int
+) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """Take ``n`` steps on ``left^T right``, read as the whole matrix; return its objective, U^T and W there."""
+    left, right = operator
+    total = dot(left, (right @ right.T) @ left)
+    point, _ = _steps(operator, total, _Point(start[0], start[1], start[0], start[1]), objective, n, 0.0)
+    Ut, W = point.Ux, point.W
+    value = total - 2 * dot((W @ right.T) @ left, Ut) + dot(Ut @ Ut.T, W @ W.T) + objective.penalty(Ut, W)
+    return value, Ut, W
+
+
 def _exact(data: Compressed, point: _Point) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Read A once: widen the compression to be exact at the factors; return it with the exact squared error."""
     Ut, W, width, k = point.Ux, point.W, len(data.Zt), len(point.W)

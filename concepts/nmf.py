@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from conceptatlas.concepts.compression import compress, nndsvda
+from conceptatlas.concepts.compression import compress
 from conceptatlas.concepts.descent import N_SWEEPS, Descent, Objective, descend
 from conceptatlas.concepts.estimator import Factorizer
 from conceptatlas.concepts.face import Head, keep_predictions
 from conceptatlas.concepts.rows import Rows
+from conceptatlas.concepts.starts import best_start
 from conceptatlas.concepts.sweeps import sweep
 from conceptatlas.extraction.errors import UserError
 
@@ -19,7 +20,8 @@ class NMF(Factorizer):
     """Non-negative matrix factorization: ``min |A - U W|^2`` over U, W >= 0, for activations A >= 0.
 
     A randomized range finder compresses A to ``n_components + 20`` columns; extrapolated HALS descends on the
-    compressed matrix from an NNDSVDa start and is corrected by exact products with A, which is read a few times in
+    compressed matrix, from the best of an NNDSVDa and two random starts (told apart by a few steps on a sample of the
+    rows), and is corrected by exact products with A, which is read a few times in
     blocks of rows. Errors are accumulated in float64. One seed on one machine gives the same bits; scaling A changes
     nothing but the coefficients.
 
@@ -32,7 +34,7 @@ class NMF(Factorizer):
     tol
         Relative decrease of |A - U W| over a round of steps below which the fit stops.
     random_state
-        Seed of the range finder.
+        Seed of the range finder and of the random starts.
     keep_predictions
         Weight of FACE's term, the divergence of the head's predictions on U W from those on A; 0 leaves it out.
         With it A is held in memory as a whole.
@@ -70,9 +72,11 @@ class NMF(Factorizer):
         self.head = head
 
     def _fit(self, rows: Rows, seed: int) -> tuple[torch.Tensor, float, int, bool]:
-        data = compress(rows, self.n_components, torch.Generator().manual_seed(seed), nonnegative=True)
-        start = nndsvda(data, self.n_components)
-        found = descend(data, start, Objective(_sweep_components, True), max_iter=self.max_iter, tol=self.tol)
+        generator = torch.Generator().manual_seed(seed)
+        data = compress(rows, self.n_components, generator, nonnegative=True)
+        objective = Objective(_sweep_components, True)
+        start = best_start(data, self.n_components, objective, generator)
+        found = descend(data, start, objective, max_iter=self.max_iter, tol=self.tol)
         if self.keep_predictions > 0:
             return self._refine(rows, found, data.scale)
         return unit_rows(found.W), found.relative_error * data.total**0.5 / data.scale, found.n_iter, found.converged

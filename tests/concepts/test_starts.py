@@ -1,0 +1,49 @@
+"""Starts of NMF: the best of several on a sample of rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from conceptatlas.concepts.compression import compress, nndsvda
+from conceptatlas.concepts.descent import Objective, descend
+from conceptatlas.concepts.nmf import _sweep_components
+from conceptatlas.concepts.rows import as_rows
+from conceptatlas.concepts.starts import best_start
+
+OBJECTIVE = Objective(_sweep_components, True)
+
+
+def activations(seed: int, n: int = 3000) -> np.ndarray:
+    """Rectified sums of a few signed directions: many local minima."""
+    rng = np.random.default_rng(seed)
+    W = rng.standard_normal((14, 60), dtype=np.float32)
+    U = rng.gamma(0.3, size=(n, 14)).astype(np.float32)
+    return np.maximum(U @ W, 0)
+
+
+def errors(seed: int) -> tuple[float, float]:
+    """Relative errors from the chosen start and from NNDSVDa."""
+    found = []
+    for choose in (True, False):
+        generator = torch.Generator().manual_seed(0)
+        data = compress(as_rows(activations(seed)), 10, generator, nonnegative=True)
+        start = best_start(data, 10, OBJECTIVE, generator) if choose else nndsvda(data, 10)
+        found.append(descend(data, start, OBJECTIVE, max_iter=200, tol=5e-4).relative_error)
+    return found[0], found[1]
+
+
+def test_the_chosen_start_ends_lower_than_nndsvda_on_the_whole():
+    ratios = [chosen / plain for chosen, plain in map(errors, range(8))]
+    assert np.mean(ratios) < 1.0
+    assert max(ratios) < 1.01
+
+
+@pytest.mark.parametrize("n", [40, 3000, 6000])
+def test_a_start_is_non_negative_and_has_a_row_of_coefficients_for_every_row(n: int):
+    generator = torch.Generator().manual_seed(0)
+    data = compress(as_rows(activations(0, n)), 10, generator, nonnegative=True)
+    Ut, W = best_start(data, 10, OBJECTIVE, generator)
+    assert Ut.shape == (10, n) and W.shape == (10, 60)
+    assert float(Ut.min()) >= 0 and float(W.min()) >= 0
