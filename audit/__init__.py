@@ -7,7 +7,7 @@ from conceptatlas.audit.atlas import Atlas, ClassAtlas
 from conceptatlas.audit.comparison import Comparison, compare
 from conceptatlas.audit.context import Settings
 from conceptatlas.audit.interventions import BeforeAfter, EditedModel, before_after, load_edited
-from conceptatlas.audit.pipeline import audit
+from conceptatlas.audit.pipeline import audit, audit_shard
 from conceptatlas.audit.refit import refit_last_layer
 from conceptatlas.audit.slices import Slices, find_slices
 from conceptatlas.audit.strategies import Strategies, find_strategies
@@ -23,6 +23,7 @@ __all__ = [
     "Slices",
     "Strategies",
     "audit",
+    "audit_shard",
     "before_after",
     "compare",
     "find_slices",

@@ -225,7 +225,7 @@ def slices_of(context: Context, index: int, everywhere: ImageCoefficients) -> pd
     """Return the error slices among the images labelled as the class; empty where too few are."""
     images = context.images.iloc[everywhere.rows]
     labelled = (images["label_index"] == index).to_numpy()
-    logits = torch.as_tensor(np.asarray(context.store.logits[everywhere.rows[labelled]], np.float32))
+    logits = torch.as_tensor(np.asarray(context.store.logits_of(everywhere.rows[labelled]), np.float32))
     probability = (
         torch.softmax(logits, 1)[:, index].numpy() if logits.shape[1] > 1 else torch.sigmoid(logits[:, 0]).numpy()
     )

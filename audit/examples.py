@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +57,13 @@ def build_pool(context: Context, rows: np.ndarray, directions: torch.Tensor, met
         for i in range(0, len(shown), 16)
     ]
     maps = np.concatenate(raw) if raw else np.zeros((0, len(directions), 1, 1), dtype=np.float32)
+    return make_pool(kept, shown, maps)
+
+
+def make_pool(rows: np.ndarray, views: list[Image.Image], maps: np.ndarray) -> Pool:
+    """Return some images with raw maps ``(n, k, h, w)`` of their concepts, brought to one scale for each concept."""
     scale = _scale(maps)
-    return Pool(kept, shown, np.clip(maps / scale[None, :, None, None], 0, 1).astype(np.float32), scale)
+    return Pool(rows, views, np.clip(maps / scale[None, :, None, None], 0, 1).astype(np.float32), scale)
 
 
 def _coarse(maps: torch.Tensor) -> np.ndarray:
@@ -194,7 +200,7 @@ def _store(view: Image.Image, folder: Path) -> str:
     name = hashlib.sha256(buffer.getvalue()).hexdigest()[:20] + ".webp"
     path = folder / name
     if not path.exists():
-        side = folder / f".{name}"
+        side = folder / f".{name}.{os.getpid()}"
         side.write_bytes(buffer.getvalue())
         side.replace(path)
     return name

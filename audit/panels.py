@@ -79,17 +79,14 @@ def what_flips(context: Context, rows: np.ndarray, directions: torch.Tensor) -> 
     if len(context.class_names) > 1:
         for block, features in context.blocks(chosen):
             u = positions_on(features, directions)
-            for row, result in zip(block, counterfactual(context.split, features, u, directions), strict=True):
+            second = np.argsort(-context.store.logits_of(block), axis=1, kind="stable")[:, 1]
+            results = counterfactual(context.split, features, u, directions)
+            for row, following, result in zip(block, second, results, strict=True):
                 found[int(row)] = {
                     "counterfactual": list(result.concepts),
-                    "flips_to": context.class_names[_next_class(context, int(row))],
+                    "flips_to": context.class_names[int(following)],
                     "flipped": result.flipped,
                     "smallest": result.exact,
                 }
     columns = ["counterfactual", "flips_to", "flipped", "smallest"]
     return pd.DataFrame.from_dict(found, orient="index", columns=columns)
-
-
-def _next_class(context: Context, row: int) -> int:
-    logits = np.asarray(context.store.logits[row], dtype=np.float32)
-    return int(np.argsort(-logits, kind="stable")[1])

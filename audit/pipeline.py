@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 import platform
@@ -22,15 +23,17 @@ from torch import nn
 
 from conceptatlas.audit import storage
 from conceptatlas.audit.atlas import Atlas
-from conceptatlas.audit.classes import fit_class
 from conceptatlas.audit.context import Context, Settings
+from conceptatlas.audit.engines import ClassWork, proofs_of
 from conceptatlas.audit.progress import Progress
 from conceptatlas.audit.shortcuts import finish
 from conceptatlas.concepts import CachedEncoder, OpenClipEncoder, TextImageEncoder, embed_words, load_vocabulary
 from conceptatlas.extraction import (
+    ActivationStore,
     CutPoint,
     ExtractionResult,
     ImageError,
+    RayEngine,
     SplitModel,
     as_preprocess,
     as_source,
@@ -38,12 +41,15 @@ from conceptatlas.extraction import (
     class_names_of,
     class_synonyms_of,
     extract,
+    has_store,
     load_model,
     match_labels,
     split,
     weight_digest,
 )
 from conceptatlas.extraction.errors import UserError
+from conceptatlas.extraction.parts import check_shard
+from conceptatlas.extraction.pools import pool_of
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +68,52 @@ class Subject:
     weights: str
 
 
+@dataclass(frozen=True)
+class Request:
+    """What `audit` was asked for; the fields are its parameters."""
+
+    model: nn.Module | str
+    images: Any
+    out: str | Path | None
+    preprocess: Any
+    class_names: Sequence[str] | None
+    labels: Mapping[str, str | int] | None
+    layer: str | CutPoint
+    unit: str
+    n_concepts: int | Literal["auto"]
+    classes: Sequence[str | int] | None
+    factorizer: str
+    encoder: TextImageEncoder | str | None
+    vocabulary: Any
+    engine: str | RayEngine
+    device: str
+    seed: int
+    resume: bool
+    on_error: str
+    progress: bool | Callable[[str, int, int], None]
+    checkpoint: str | Path | None
+    batch_size: int | None
+    min_images: int
+    max_error_rate: float
+    recursion: Literal["off", "auto", "all"]
+    settings: Settings | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """An audit that has loaded its model and taken its folder."""
+
+    request: Request
+    subject: Subject
+    settings: Settings
+    encoder: TextImageEncoder | None
+    words: Any
+    run_dir: Path
+    key: dict[str, Any]
+    bars: Progress
+    keep_alive: object
+
+
 def audit(
     model: nn.Module | str,
     images: Any,
@@ -77,7 +129,7 @@ def audit(
     factorizer: str = "auto",
     encoder: TextImageEncoder | str | None = None,
     vocabulary: Any = None,
-    engine: Literal["local"] = "local",
+    engine: str | RayEngine = "local",
     device: str = "auto",
     seed: int = 0,
     resume: bool = True,
@@ -119,7 +171,10 @@ def audit(
     encoder, vocabulary
         A text-image encoder (or the name of an open_clip model, ``"local-dir:/path"``) and the words that concepts may
         be named by. No encoder: no names.
-    engine, device, seed, batch_size
+    engine
+        ``"local"``, or ``"ray"`` (a `RayEngine` where it needs numbers): shards of images and classes are computed by
+        the workers of a Ray cluster that sees the images and `out` under the same paths; the results are the same.
+    device, seed, batch_size
         How it is computed.
     resume
         Go on with what `out` holds. False starts afresh.
@@ -149,59 +204,173 @@ def audit(
     UserError
         One sentence about what was wrong with the input and what to do; nothing is half-written.
     """
-    _validate(engine, unit, on_error, recursion)
-    settings = replace(
-        settings or Settings(), n_concepts=n_concepts, factorizer=factorizer, seed=seed, min_images=min_images
-    )
-    settings = settings if recursion == "off" else replace(settings, recursion=recursion)
-    source = as_source(images)
-    _check_not_empty(source, images)
-    bars = Progress(progress)
-    named_encoder = _encoder(encoder, device)
-    words = load_vocabulary(vocabulary) if named_encoder is not None else None
-    subject = _subject(model, source, checkpoint, preprocess, class_names, layer, device)
-    run_dir, keep_alive = _run_dir(out)
-    key = _run_key(subject, settings, named_encoder, words, labels, classes)
-    _claim(run_dir, key, resume)
-    with bars.stage("activations", len(source)) as tick:
-        result = extract(
-            subject.split,
-            source,
-            subject.preprocess,
-            run_dir / "activations",
-            on_error=on_error,
-            max_error_rate=max_error_rate,
-            resume=resume,
-            progress=tick,
-            **({} if batch_size is None else {"batch_size": batch_size}),
-        )
-    table = _image_table(subject, result, labels)
-    cached = CachedEncoder(named_encoder, run_dir / "embeddings") if named_encoder is not None else None
-    context = Context(
-        split=subject.split,
-        store=result.store,
-        source=source,
-        preprocess=subject.preprocess,
-        images=table,
-        class_names=subject.class_names,
-        run_dir=run_dir,
+    request = Request(
+        model=model,
+        images=images,
+        out=out,
+        preprocess=preprocess,
+        class_names=class_names,
+        labels=labels,
+        layer=layer,
+        unit=unit,
+        n_concepts=n_concepts,
+        classes=classes,
+        factorizer=factorizer,
+        encoder=encoder,
+        vocabulary=vocabulary,
+        engine=engine,
+        device=device,
+        seed=seed,
+        resume=resume,
+        on_error=on_error,
+        progress=progress,
+        checkpoint=checkpoint,
+        batch_size=batch_size,
+        min_images=min_images,
+        max_error_rate=max_error_rate,
+        recursion=recursion,
         settings=settings,
+    )
+    run = _begin(request)
+    result = _extract(run)
+    table = _image_table(run.subject, result, labels)
+    listing = class_listing(table, run.subject.class_names, run.settings.min_images, classes)
+    work = _class_work(run, result, table, listing)
+    with run.bars.stage("concepts", len(work.classes)) as tick:
+        context = work.run(tick)
+    shortcuts = finish(proofs_of(context, work.classes))
+    found = _describe(run.subject, result, context, run.key, len(run.subject.source))
+    found["names"]["source"] = encoder if isinstance(encoder, str) else None
+    _write_tables(run.run_dir, table, result, listing, shortcuts)
+    storage.write_json(run.run_dir / "run.json", {**found, "finished": True})
+    return replace(Atlas.load(run.run_dir), keep_alive=run.keep_alive)
+
+
+def audit_shard(model: nn.Module | str, images: Any, *, out: str | Path, shard: tuple[int, int], **options: Any) -> str:
+    """Do one of n parts of an audit's work, for job arrays without any engine.
+
+    All jobs are given the same model, images, `out` and options, and each its own `shard`. A first round computes
+    activations; `merge` on the run's folder joins them; a second round of the same jobs fits the classes, each job its
+    own (it may be left out); then `audit` with the same options does what is left, and returns the atlas.
+
+    Parameters
+    ----------
+    model, images, out
+        As for `audit`; `out` is one folder that all jobs see.
+    shard
+        (i, n): part i, from 0, of n.
+    options
+        Those of `audit`.
+
+    Returns
+    -------
+    str
+        What was done: ``"activations"`` or ``"classes"``.
+
+    Raises
+    ------
+    UserError
+        As for `audit`; or the shard or an option is none.
+
+    Examples
+    --------
+    >>> audit_shard("resnet18", ".", out="run", shard=(3, 3))
+    Traceback (most recent call last):
+    conceptatlas.extraction.errors.UserError: shard must be (i, n) with 0 <= i < n, such as (0, 3), not (3, 3).
+    """
+    index, count = check_shard(shard)
+    try:
+        bound = inspect.signature(audit).bind(model, images, out=out, **options)
+    except TypeError as error:
+        raise UserError(f"{error}: audit_shard takes the options of audit") from None
+    bound.apply_defaults()
+    run = _begin(Request(**bound.arguments))
+    folder = run.run_dir / "activations"
+    if not has_store(folder) or not ActivationStore(folder).complete:
+        _extract(run, (index, count))
+        return "activations"
+    result = _extract(run)
+    table = _image_table(run.subject, result, run.request.labels)
+    listing = class_listing(table, run.subject.class_names, run.settings.min_images, run.request.classes)
+    work = _class_work(run, result, table, listing)
+    with run.bars.stage("concepts", len(work.classes[index::count])) as tick:
+        work.run_part(index, count, tick)
+    return "classes"
+
+
+def _begin(request: Request) -> Run:
+    """Check the request, load the model, and take the run's folder."""
+    _validate(request.unit, request.on_error, request.recursion)
+    settings = replace(
+        request.settings or Settings(),
+        n_concepts=request.n_concepts,
+        factorizer=request.factorizer,
+        seed=request.seed,
+        min_images=request.min_images,
+    )
+    settings = settings if request.recursion == "off" else replace(settings, recursion=request.recursion)
+    source = as_source(request.images)
+    _check_not_empty(source, request.images)
+    pool_of(request.engine, "cpu")
+    encoder = _encoder(request.encoder, request.device)
+    words = load_vocabulary(request.vocabulary) if encoder is not None else None
+    subject = _subject(
+        request.model,
+        source,
+        request.checkpoint,
+        request.preprocess,
+        request.class_names,
+        request.layer,
+        request.device,
+    )
+    run_dir, keep_alive = _run_dir(request.out)
+    key = _run_key(subject, settings, encoder, words, request.labels, request.classes)
+    _claim(run_dir, key, request.resume)
+    return Run(request, subject, settings, encoder, words, run_dir, key, Progress(request.progress), keep_alive)
+
+
+def _extract(run: Run, shard: tuple[int, int] | None = None) -> ExtractionResult:
+    request = run.request
+    with run.bars.stage("activations", len(run.subject.source)) as tick:
+        return extract(
+            run.subject.split,
+            run.subject.source,
+            run.subject.preprocess,
+            run.run_dir / "activations",
+            on_error=request.on_error,
+            max_error_rate=request.max_error_rate,
+            resume=request.resume,
+            engine=request.engine,
+            shard=shard,
+            progress=tick,
+            **({} if request.batch_size is None else {"batch_size": request.batch_size}),
+        )
+
+
+def _class_work(run: Run, result: ExtractionResult, table: pd.DataFrame, listing: pd.DataFrame) -> ClassWork:
+    cached = CachedEncoder(run.encoder, run.run_dir / "embeddings") if run.encoder is not None else None
+    words = run.words
+    context = Context(
+        split=run.subject.split,
+        store=result.store,
+        source=run.subject.source,
+        preprocess=run.subject.preprocess,
+        images=table,
+        class_names=run.subject.class_names,
+        run_dir=run.run_dir,
+        settings=run.settings,
         encoder=cached,
         vocabulary=words,
         word_embeddings=embed_words(cached, words.words) if cached is not None and words is not None else None,
     )
-    listing = class_listing(table, subject.class_names, settings.min_images, classes)
-    shortcuts, context = _fit_classes(context, listing, bars, resume)
-    run = _describe(subject, result, context, key, len(source))
-    run["names"]["source"] = encoder if isinstance(encoder, str) else None
-    _write_tables(run_dir, table, result, listing, shortcuts)
-    storage.write_json(run_dir / "run.json", {**run, "finished": True})
-    return replace(Atlas.load(run_dir), keep_alive=keep_alive)
+    fitted = listing[listing["fitted"]]
+    classes = [(int(index), str(slug)) for index, slug in zip(fitted["index"], fitted["slug"], strict=True)]
+    pool = pool_of(run.request.engine, run.subject.split.device)
+    return ClassWork(context, run.request.encoder, classes, pool)
 
 
-def _validate(engine: str, unit: str, on_error: str, recursion: str) -> None:
+def _validate(unit: str, on_error: str, recursion: str) -> None:
     for value, known, what in (
-        (engine, ("local",), "engine"),
         (unit, ("auto", "position"), "unit"),
         (on_error, ("warn", "raise", "skip"), "on_error"),
         (recursion, ("off", "auto", "all"), "recursion"),
@@ -284,7 +453,7 @@ def _run_dir(out: str | Path | None) -> tuple[Path, object]:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another job of an array may have removed it
     except OSError as error:
         raise UserError(f"cannot write to {str(path)!r} ({error.strerror}); give another folder with out=") from None
     return path, None
@@ -300,7 +469,7 @@ def _run_key(
         "preprocess": subject.preprocess.digest,
         "settings": asdict(settings),
         "encoder": getattr(encoder, "id", None),
-        "vocabulary": hashlib.sha256("\n".join(words.words).encode()).hexdigest()[:16] if words is not None else None,
+        "vocabulary": words.digest if words is not None else None,
         "labels": sorted((str(k), str(v)) for k, v in labels.items()) if labels else None,
         "classes": [str(c) for c in classes] if classes is not None else None,
         "ids": hashlib.sha256("\n".join(map(str, subject.source.ids)).encode()).hexdigest()[:16],
@@ -329,17 +498,12 @@ def _claim(run_dir: Path, key: dict[str, Any], resume: bool) -> None:
 
 
 def _image_table(subject: Subject, result: ExtractionResult, labels: Mapping[str, str | int] | None) -> pd.DataFrame:
-    logits = torch.as_tensor(np.asarray(result.store.logits, dtype=np.float32))
-    if logits.shape[1] == 1:
-        positive = torch.sigmoid(logits[:, 0])
-        probability, predicted = positive, torch.zeros(len(logits), dtype=torch.long)
-    else:
-        probability, predicted = torch.softmax(logits, 1).max(1)
+    probability, predicted = _predictions(result.store)
     position = {str(s): i for i, s in enumerate(subject.source.ids)}
     source_index = np.array([position[str(s)] for s in result.store.sample_ids], dtype=int)
     given = [subject.source.labels[i] for i in source_index]
     label_index = _label_indices(subject, given, labels)
-    correct = np.where(np.isnan(label_index), np.nan, (label_index == predicted.numpy()).astype(float))
+    correct = np.where(np.isnan(label_index), np.nan, (label_index == predicted).astype(float))
     return pd.DataFrame(
         {
             "sample_id": [str(s) for s in result.store.sample_ids],
@@ -347,11 +511,25 @@ def _image_table(subject: Subject, result: ExtractionResult, labels: Mapping[str
             "label": [None if g is None else str(g) for g in given],
             "label_index": label_index,
             "predicted": [subject.class_names[i] for i in predicted.tolist()],
-            "predicted_index": predicted.numpy(),
-            "probability": probability.numpy(),
+            "predicted_index": predicted,
+            "probability": probability,
             "correct": correct,
         }
     )
+
+
+def _predictions(store: ActivationStore) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probability of the predicted class, and its index, of every sample, read in blocks."""
+    probabilities, indices = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)]
+    for block in store.logit_blocks():
+        logits = torch.as_tensor(block)
+        if logits.shape[1] == 1:
+            probability, predicted = torch.sigmoid(logits[:, 0]), torch.zeros(len(logits), dtype=torch.long)
+        else:
+            probability, predicted = torch.softmax(logits, 1).max(1)
+        probabilities.append(probability.numpy())
+        indices.append(predicted.numpy())
+    return np.concatenate(probabilities), np.concatenate(indices)
 
 
 def _label_indices(subject: Subject, given: list[Any], labels: Mapping[str, str | int] | None) -> np.ndarray:
@@ -404,28 +582,6 @@ def _class_index(wanted: str | int, class_names: list[str]) -> int:
 
     near = ", ".join(get_close_matches(str(wanted), class_names, n=3, cutoff=0.4)) or ", ".join(class_names[:5])
     raise UserError(f"the model has no class {wanted!r}; the nearest names are: {near}")
-
-
-def _fit_classes(context: Context, listing: pd.DataFrame, bars: Progress, resume: bool) -> tuple[pd.DataFrame, Context]:
-    fitted = listing[listing["fitted"]]
-    proofs = []
-    with bars.stage("concepts", len(fitted)) as tick:
-        for done, (_, row) in enumerate(fitted.iterrows(), start=1):
-            proof, context = _fit_or_read(context, int(row["index"]), str(row["slug"]), resume)
-            proofs.append(proof)
-            tick(done, len(fitted))
-    proofs = [proof for proof in proofs if len(proof)]
-    return finish(pd.concat(proofs, ignore_index=True) if proofs else pd.DataFrame()), context
-
-
-def _fit_or_read(context: Context, index: int, slug: str, resume: bool) -> tuple[pd.DataFrame, Context]:
-    if resume and storage.has_class(context.run_dir, slug):
-        proof, method = storage.read_evidence(context.run_dir, slug)
-    else:
-        member, proof = fit_class(context, index)
-        storage.save_class(context.run_dir, member, proof)
-        method = str(member.concepts["map"].iloc[0])
-    return proof, replace(context, map_method=context.map_method or method)
 
 
 def _write_tables(

@@ -127,6 +127,25 @@ class ActivationStore:
         parts = [self._read(number, "logits", slice(None)) for number in self._filled()]
         return np.concatenate(parts) if parts else np.zeros((0, self.n_classes), np.float32)
 
+    def logit_blocks(self) -> Iterator[np.ndarray]:
+        """Yield the logits of all samples in order, (b, n_classes) float32, one shard at a time."""
+        for number in self._filled():
+            yield self._read(number, "logits", slice(None))
+
+    def logits_of(self, indices: Iterable[int] | np.ndarray) -> np.ndarray:
+        """Return the logits of some samples, (b, n_classes) float32, in the order asked for.
+
+        Raises
+        ------
+        StoreError
+            A sample is not in the store, or its shard is damaged.
+        """
+        wanted = self._checked_indices(indices)
+        logits = np.empty((len(wanted), self.n_classes), np.float32)
+        for number, places in self._by_shard(wanted):
+            logits[places] = self._read(number, "logits", slice(None))[wanted[places] - self._first[number]]
+        return logits
+
     def blocks(self, batch: int = 256) -> Iterator[tuple[np.ndarray, Features]]:
         """Yield all activations in order, at most `batch` samples at a time.
 

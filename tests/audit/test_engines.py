@@ -1,0 +1,98 @@
+"""The same audit computed here, by the jobs of an array, and by Ray: the same store, the same tables."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from conceptatlas.audit import Atlas, Settings, audit, audit_shard
+from conceptatlas.extraction import merge
+from conceptatlas.extraction.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = {
+    "n_concepts": 3,
+    "min_images": 4,
+    "progress": False,
+    "settings": Settings(max_probe=4, n_examples=3, sobol_images=2, umap=False),
+    "max_error_rate": 0.2,
+    "class_names": ["left", "right", "other"],
+}
+
+
+def network():
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=3)
+    model.pretrained_cfg.update(input_size=(3, 32, 32), crop_pct=1.0)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for label in ("left", "right"):
+        (root / label).mkdir()
+        for i in range(70):
+            pixels = rng.integers(0, 90, (32, 32, 3), dtype=np.uint8)
+            pixels[:, :16] += np.uint8(120) if label == "left" else np.uint8(0)
+            Image.fromarray(pixels).save(root / label / f"{i}.png")
+    (root / "left" / "broken.jpg").write_bytes(b"no image")
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "run"
+    return audit(network(), folder, out=out, **OPTIONS)
+
+
+def bytes_below(root):
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def assert_same(one, other):
+    """Every file of two runs has the same bytes."""
+    first, second = bytes_below(Path(one)), bytes_below(Path(other))
+    assert sorted(first) == sorted(second)
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_jobs_of_an_array_leave_the_bytes_of_one_run(whole, folder, tmp_path):
+    out = tmp_path / "run"
+    rounds = [[audit_shard(network(), folder, out=out, shard=(i, 3), **OPTIONS) for i in (1, 0, 2)]]
+    merge(out / "activations")
+    rounds.append([audit_shard(network(), folder, out=out, shard=(i, 3), **OPTIONS) for i in (1, 0, 2)])
+    assert rounds == [["activations"] * 3, ["classes"] * 3]
+    written = {path: path.stat().st_mtime_ns for path in (out / "concepts").rglob("*")}
+    audit(network(), folder, out=out, **OPTIONS)
+    assert {path: path.stat().st_mtime_ns for path in (out / "concepts").rglob("*")} == written
+    assert_same(whole.path, out)
+
+
+def test_the_second_round_may_be_left_out(whole, folder, tmp_path):
+    for i in range(2):
+        audit_shard(network(), folder, out=tmp_path / "run", shard=(i, 2), **OPTIONS)
+    merge(tmp_path / "run" / "activations")
+    audit(network(), folder, out=tmp_path / "run", **OPTIONS)
+    assert_same(whole.path, tmp_path / "run")
+
+
+def test_parts_of_an_audit_must_be_merged_first(folder, tmp_path):
+    audit_shard(network(), folder, out=tmp_path / "run", shard=(0, 2), **OPTIONS)
+    with pytest.raises(UserError, match="conceptatlas merge"):
+        audit(network(), folder, out=tmp_path / "run", **OPTIONS)
+    with pytest.raises(UserError, match="not finished"):
+        Atlas.load(tmp_path / "run")
+
+
+def test_an_option_that_audit_does_not_have_is_named(folder, tmp_path):
+    with pytest.raises(UserError, match="n_concept'"):
+        audit_shard(network(), folder, out=tmp_path / "run", shard=(0, 2), n_concept=3)
