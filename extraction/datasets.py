@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,11 @@ class DatasetSource:
         try:
             item = self._dataset[index]
         except Exception as error:  # a dataset is foreign code that opens files
+            if _process_is_lost(error):
+                raise SourceError(
+                    f"a process that reads the dataset has died at item {index} ({type(error).__name__}: {error}): "
+                    "run again to go on, with fewer workers if memory was short."
+                ) from error
             raise ImageError(name, "unreadable", f"{type(error).__name__}: {error}") from error
         picture, label = _divide_item(item, *self._keys)
         image = decode_image(picture if not _is_array(picture) else _from_array(picture), name=name)
@@ -98,6 +104,13 @@ class DatasetSource:
         except ImageError:
             return self.failed_id(index), None
         return sample.sample_id, sample.label
+
+
+def _process_is_lost(error: Exception) -> bool:
+    """Return whether not the image is at fault but the process or the connection that reads it."""
+    return isinstance(error, (BrokenExecutor, ConnectionError)) or (
+        isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+    )
 
 
 def _label_names(dataset: Any) -> Sequence[str] | None:

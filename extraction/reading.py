@@ -6,17 +6,23 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
 
 import torch
 from PIL import Image
 
-from conceptatlas.extraction.errors import ImageError, UserError
+from conceptatlas.extraction.errors import ImageError, SourceError, UserError
 from conceptatlas.extraction.manifest import Skipped
 from conceptatlas.extraction.samples import ImageSource
 
 logger = logging.getLogger(__name__)
+
+READ_SECONDS = 900.0
+"""An image that is not read by then ends the run: its disk, or what stands behind it, does not answer."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +79,63 @@ def read_ahead(
     [torch.Size([3, 32, 32])]
     """
     threads = _thread_count(threads) if getattr(source, "parallel", False) else 1
-    pending: deque[Future[Read]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
+    pending: deque[tuple[int, Future[Read]]] = deque()
+    readers = _Readers(threads)
     try:
         for index in indices:
-            pending.append(pool.submit(read_one, source, preprocess, index))
+            pending.append((index, readers.submit(read_one, source, preprocess, index)))
             if len(pending) >= window:
-                yield pending.popleft().result()
+                yield _awaited(source, *pending.popleft())
         while pending:
-            yield pending.popleft().result()
+            yield _awaited(source, *pending.popleft())
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for _, future in pending:
+            future.cancel()
+        readers.dismiss()
+
+
+def _awaited(source: ImageSource, index: int, future: Future[Read]) -> Read:
+    try:
+        return future.result(READ_SECONDS)
+    except TimeoutError as error:
+        if future.done():
+            raise
+        raise SourceError(
+            f"{path_of(source, index)!r} could not be read in {READ_SECONDS:g} s: look whether its disk or connection "
+            "answers, and run again to go on."
+        ) from error
+
+
+class _Readers:
+    """Threads that end with the process even where one of them never comes back, which those of an executor do not."""
+
+    def __init__(self, count: int) -> None:
+        self._queue: SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = SimpleQueue()
+        self._threads = [Thread(target=self._work, name=f"read-{i}", daemon=True) for i in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Return what will hold ``function(*arguments)``."""
+        future: Future[Any] = Future()
+        self._queue.put((future, function, arguments))
+        return future
+
+    def dismiss(self) -> None:
+        """Let the threads end when they come back from what they are doing."""
+        for _ in self._threads:
+            self._queue.put(None)
+
+    def _work(self) -> None:
+        while (task := self._queue.get()) is not None:
+            future, function, arguments = task
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(function(*arguments))
+            except BaseException as error:  # noqa: BLE001 - it belongs to whoever asked
+                future.set_exception(error)
+            del task, future, function, arguments
 
 
 def _thread_count(asked: int | None) -> int:
