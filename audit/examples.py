@@ -36,12 +36,15 @@ class Pool:
         (n, k, h, w) non-negative maps, divided by `scale` and cut at 1.
     scale
         (k,) 99 % quantile of each concept's maps over the pool.
+    raw
+        (n, k, h, w) the maps before: what is strongest can be told from these alone.
     """
 
     rows: np.ndarray
     views: list[Image.Image]
     maps: np.ndarray
     scale: np.ndarray
+    raw: np.ndarray
 
 
 def build_pool(context: Context, rows: np.ndarray, directions: torch.Tensor, method: str) -> Pool:
@@ -63,7 +66,7 @@ def build_pool(context: Context, rows: np.ndarray, directions: torch.Tensor, met
 def make_pool(rows: np.ndarray, views: list[Image.Image], maps: np.ndarray) -> Pool:
     """Return some images with raw maps ``(n, k, h, w)`` of their concepts, brought to one scale for each concept."""
     scale = _scale(maps)
-    return Pool(rows, views, np.clip(maps / scale[None, :, None, None], 0, 1).astype(np.float32), scale)
+    return Pool(rows, views, np.clip(maps / scale[None, :, None, None], 0, 1).astype(np.float32), scale, maps)
 
 
 def _coarse(maps: torch.Tensor) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ class Vocabulary:
         No two alike, whatever the case.
     groups : tuple of str
         One per word; "" where it has none.
+    descriptors : mapping of str to tuple of str
+        Further words for the concepts of single classes, by class name (`load_descriptors`).
 
     Examples
     --------
@@ -35,6 +38,7 @@ class Vocabulary:
 
     words: tuple[str, ...]
     groups: tuple[str, ...]
+    descriptors: Mapping[str, tuple[str, ...]] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
         if len(self.words) != len(self.groups):
@@ -61,16 +65,21 @@ class Vocabulary:
         for group in groups:
             if group not in known:
                 raise UserError(f"There is no group {group!r} in the vocabulary; it has {', '.join(known)}.")
-        return _vocabulary((word, group) for word, group in self._pairs() if group in groups)
+        return self._with((word, group) for word, group in self._pairs() if group in groups)
 
     def without(self, banned: Iterable[str]) -> Vocabulary:
         """The vocabulary without words that the user does not want to see as names, whatever their case."""
         gone = {_clean(word).casefold() for word in banned}
-        return _vocabulary((word, group) for word, group in self._pairs() if word.casefold() not in gone)
+        kept = {
+            name: tuple(word for word in words if word.casefold() not in gone)
+            for name, words in self.descriptors.items()
+        }
+        left = self._with((word, group) for word, group in self._pairs() if word.casefold() not in gone)
+        return replace(left, descriptors=kept)
 
     def plus(self, words: Iterable[str], group: str = "") -> Vocabulary:
         """The vocabulary with more words; those that it has already stay as they are."""
-        return _vocabulary([*self._pairs(), *((word, group) for word in words)])
+        return self._with([*self._pairs(), *((word, group) for word in words)])
 
     def with_descriptors(self, descriptors: Mapping[str, Iterable[str]], class_name: str) -> Vocabulary:
         """The vocabulary with the descriptors of one class, in a group ``descriptor``; itself where it has none.
@@ -87,11 +96,31 @@ class Vocabulary:
         found = [word for name, words in descriptors.items() if _class_key(name) == wanted for word in words]
         return self.plus(found, "descriptor")
 
+    def for_class(self, class_name: str) -> Vocabulary:
+        """The vocabulary with the `descriptors` that it holds for one class after its own words.
+
+        Examples
+        --------
+        >>> words = load_vocabulary(["paw"], descriptors={"polar_bear": ["white fur"], "ant": ["six legs"]})
+        >>> words.words, words.for_class("Polar bear").words
+        (('paw',), ('paw', 'white fur'))
+        """
+        return self.with_descriptors(self.descriptors, class_name)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits of the words and descriptors, in their order."""
+        lines = [*self.words, *(f"{name}\t{word}" for name, words in self.descriptors.items() for word in words)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+    def _with(self, pairs: Iterable[tuple[Any, str]]) -> Vocabulary:
+        return replace(_vocabulary(pairs), descriptors=self.descriptors)
+
     def _pairs(self) -> list[tuple[str, str]]:
         return list(zip(self.words, self.groups, strict=True))
 
 
-def load_vocabulary(source: Any = None, *, banned: Iterable[str] = ()) -> Vocabulary:
+def load_vocabulary(source: Any = None, *, banned: Iterable[str] = (), descriptors: Any = None) -> Vocabulary:
     """The vocabulary in `source`.
 
     Parameters
@@ -102,6 +131,8 @@ def load_vocabulary(source: Any = None, *, banned: Iterable[str] = ()) -> Vocabu
         words without groups. A dict: ``{group: [words]}``.
     banned : iterable of str
         Words to leave out.
+    descriptors : dict or path, optional
+        Further words by class, as `load_descriptors` takes them; an audit offers them to the concepts of that class.
 
     Raises
     ------
@@ -125,6 +156,8 @@ def load_vocabulary(source: Any = None, *, banned: Iterable[str] = ()) -> Vocabu
         vocabulary = _vocabulary((word, str(group)) for group, words in source.items() for word in _words(words, group))
     else:
         vocabulary = _vocabulary(pair if isinstance(pair, tuple) else (pair, "") for pair in _words(source, ""))
+    if descriptors is not None:
+        vocabulary = replace(vocabulary, descriptors=load_descriptors(descriptors))
     return vocabulary.without(banned) if banned else vocabulary
 
 

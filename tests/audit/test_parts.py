@@ -17,7 +17,7 @@ def pool(n=3, k=6):
     maps = np.full((n, k, 4, 4), 0.5, dtype=np.float32)
     maps[:, k - 1] = 0
     views = [Image.new("RGB", (64, 64)) for _ in range(n)]
-    return Pool(np.arange(n) + 10, views, maps, np.ones(k, np.float32))
+    return Pool(np.arange(n) + 10, views, maps, np.ones(k, np.float32), maps)
 
 
 @pytest.mark.parametrize("position", range(12))

@@ -68,6 +68,26 @@ def test_descriptors_of_the_class_join_the_vocabulary(tmp_path):
     assert vocabulary.with_descriptors(load_descriptors(file), "ant") == vocabulary
 
 
+def test_a_vocabulary_carries_descriptors_and_offers_them_to_their_class_alone():
+    vocabulary = load_vocabulary(["wing", "paw"], descriptors={"polar_bear": ["white fur", "paw", "claws"]})
+    assert vocabulary.words == ("wing", "paw")
+    assert vocabulary.for_class("Polar Bear").words == ("wing", "paw", "white fur", "claws")
+    assert vocabulary.for_class("ant").words == vocabulary.words
+    assert vocabulary.plus(["tail"]).without(["Claws"]).for_class("polar bear").words == (
+        "wing",
+        "paw",
+        "tail",
+        "white fur",
+    )
+
+
+def test_the_digest_is_that_of_words_and_descriptors():
+    words = load_vocabulary(["wing", "paw"])
+    more = load_vocabulary(words, descriptors={"ant": ["six legs"]})
+    assert words.digest == load_vocabulary(["wing", "paw"]).digest
+    assert len({words.digest, more.digest, load_vocabulary(["paw", "wing"]).digest}) == 3
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
