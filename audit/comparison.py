@@ -9,7 +9,7 @@ soft memberships (Vielhaben et al., arXiv 2412.06639, after Hüllermeier et al. 
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -38,11 +38,14 @@ class Comparison:
     classes
         One row per class: images that both predict as it, ``agreement`` (fuzzy Rand index in [0, 1] of the two
         decompositions over the shared images, NaN where there are too few), only in one.
+    atlases
+        The two that were compared, for their pictures; None where only the tables are kept.
     """
 
     concepts: pd.DataFrame
     shortcuts: pd.DataFrame
     classes: pd.DataFrame
+    atlases: tuple[Atlas, Atlas] | None = field(default=None, repr=False, compare=False)
 
     def to_frame(self) -> pd.DataFrame:
         """Return the table of concepts."""
@@ -77,7 +80,7 @@ def compare(atlas_a: Atlas, atlas_b: Atlas) -> Comparison:
     only = [{"class": n, "only_in": "a"} for n in atlas_a if n not in set(shared)]
     only += [{"class": n, "only_in": "b"} for n in atlas_b if n not in set(shared)]
     concepts = pd.DataFrame(rows)
-    return Comparison(concepts, _shortcuts(concepts), pd.DataFrame(classes + only))
+    return Comparison(concepts, _shortcuts(concepts), pd.DataFrame(classes + only), (atlas_a, atlas_b))
 
 
 def _space(atlas: Atlas) -> tuple[object, object]:

@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -17,6 +18,8 @@ import typer
 import conceptatlas
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from conceptatlas.audit import Atlas
 
 app = typer.Typer(
@@ -122,6 +125,13 @@ def audit(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     on_error: Annotated[str, typer.Option(help="Unreadable images: warn, skip or raise.")] = "warn",
     max_error_rate: Annotated[float, typer.Option(min=0, max=1, help="Stop where more images fail.")] = 0.05,
+    recursion: Annotated[
+        str, typer.Option(help="Split concepts into parts at earlier layers: off, auto or all.")
+    ] = "off",
+    engine: Annotated[str, typer.Option(help="local, or ray: the workers of a Ray cluster.")] = "local",
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: do only part i (from 0) of n, as one job of an array; see `merge`.")
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Start afresh in the folder.")] = False,
     fail_on: Annotated[
         str | None, typer.Option(help="Exit with 1 where a shortcut has this grade (A to D) or worse.")
@@ -135,8 +145,11 @@ def audit(
         _fail(f"--n-concepts must be a positive number or auto, not {n_concepts!r}")
     names, mapping = _lines(class_names), _json(labels)
     from conceptatlas.audit import audit as run_audit
+    from conceptatlas.audit import audit_shard
+    from conceptatlas.extraction import parse_shard
 
-    atlas = run_audit(
+    run = run_audit if shard is None else partial(audit_shard, shard=parse_shard(shard))
+    atlas: Any = run(
         model,
         images,
         out=out,
@@ -153,14 +166,28 @@ def audit(
         seed=seed,
         on_error=on_error,  # type: ignore[arg-type]
         max_error_rate=max_error_rate,
+        recursion=recursion,  # type: ignore[arg-type]
+        engine=engine,
         resume=not restart,
         progress=not quiet,
     )
+    if shard is not None:
+        typer.echo(f"Part {shard} of the {atlas} is done.")
+        return
     _summarise(atlas)
     typer.echo(f"Atlas: {out}")
     if fail_on is not None and not atlas.passed(max_grade=fail_on):
         typer.echo(f"A suspected shortcut has grade {fail_on} or worse.", err=True)
         raise typer.Exit(1)
+
+
+@app.command()
+def merge(run: Annotated[Path, typer.Argument(help="Folder of the run whose parts are done.")]) -> None:
+    """Join the activations that `audit --shard i/n` computed; then run the audit again, with or without --shard."""
+    from conceptatlas.extraction import merge as merge_parts
+
+    store = merge_parts(run / "activations")
+    typer.echo(f"{len(store)} images in {len(store.shards)} shards, {len(store.skipped)} skipped: {run}")
 
 
 @app.command()
@@ -186,6 +213,34 @@ def report(
     from conceptatlas.viz import bias_report
 
     typer.echo(f"Open {bias_report(Atlas.load(run), out)}")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of a finished audit: the model before, or the other one.")],
+    second: Annotated[Path, typer.Argument(help="Folder of a finished audit of the model after.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the pages: the second run's site, with the comparison.")
+    ] = None,
+) -> None:
+    """Compare two audits: concepts kept, lost and gained, shortcuts fixed and new."""
+    from conceptatlas.audit import Atlas
+    from conceptatlas.audit import compare as run_comparison
+    from conceptatlas.viz import export_site
+
+    atlas = Atlas.load(second)
+    found = run_comparison(Atlas.load(first), atlas)
+    typer.echo(f"Concepts: {_statuses(found.concepts)}. Suspected shortcuts: {_statuses(found.shortcuts)}.")
+    for _, row in found.shortcuts.iterrows():
+        label = row["label_a"] if row["status"] == "fixed" else row["label_b"]
+        typer.echo(f"Shortcut {row['status']}: {label} in class {row['class']}")
+    if out is not None:
+        typer.echo(f"Open {export_site(atlas, out, comparison=found).with_name('comparison.html')}")
+
+
+def _statuses(frame: pd.DataFrame) -> str:
+    held = frame["status"].value_counts() if len(frame) else {}
+    return ", ".join(f"{n} {status}" for status, n in held.items()) or "none"
 
 
 def _finish(atlas: Atlas, out: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from conceptatlas.viz.concepts import Neighbour, records_of
 from conceptatlas.viz.palette import OTHER, Style
+from conceptatlas.viz.parts import Split
 from conceptatlas.viz.text import SPACE, interval, known, number, percent, signed, value_of
 
 if TYPE_CHECKING:
@@ -83,8 +84,9 @@ class Card:
         Measures with a bar, and further measures as (label, value).
     shots
         Examples, best first.
-    parts, neighbours
-        Sub-concepts as (id, label), and similar concepts of other classes.
+    parts, split, neighbours
+        Concepts of the bank that are a part of it as (id, label), what the recursion found (None where it did not
+        run), and similar concepts of other classes.
     place_known, map_method
         Whether the map points better than chance, and how it was made.
     """
@@ -99,6 +101,7 @@ class Card:
     quality: tuple[tuple[str, str], ...]
     shots: tuple[Shot, ...]
     parts: tuple[tuple[int, str], ...]
+    split: Split | None
     neighbours: tuple[Neighbour, ...]
     place_known: bool
     map_method: str
@@ -115,6 +118,7 @@ def build_cards(
     styles: Mapping[int, Style],
     shots: Mapping[int, Sequence[Shot]],
     neighbours: Mapping[int, Sequence[Neighbour]],
+    splits: Mapping[int, Split] | None = None,
 ) -> tuple[Card, ...]:
     """Return the cards of a class, most important concept first; concepts dropped from the bank have none."""
     records = records_of(class_atlas)
@@ -137,6 +141,7 @@ def build_cards(
                 quality=_quality(records[concept]),
                 shots=tuple(shots.get(concept, ())),
                 parts=tuple((r.id, r.label) for r in records.values() if r.parent == concept),
+                split=(splits or {}).get(concept),
                 neighbours=tuple(neighbours.get(concept, ())),
                 place_known=bool(value_of(row, "place_known")),
                 map_method=str(value_of(row, "map") or ""),

@@ -16,9 +16,11 @@ from conceptatlas.viz.findings import slices_of
 from conceptatlas.viz.gallery import Gallery
 from conceptatlas.viz.network import concept_graph
 from conceptatlas.viz.palette import OTHER, Style, class_styles
+from conceptatlas.viz.parts import splits_of
 from conceptatlas.viz.strategies import View, prevalence_reliability, strategic_cluster_graph
+from conceptatlas.viz.tables import rows_of
 from conceptatlas.viz.text import interval, percent, value_of, verdict
-from conceptatlas.viz.verbalise import describe_class, describe_image
+from conceptatlas.viz.verbalise import describe_class, describe_image, flip_of
 
 if TYPE_CHECKING:
     from conceptatlas.audit import ClassAtlas
@@ -65,7 +67,7 @@ def class_context(
 ) -> dict[str, Any]:
     """Return what a class's template needs from the class itself."""
     styles = class_styles(member)
-    cards = build_cards(member, styles, gallery.shots, neighbours)
+    cards = build_cards(member, styles, gallery.shots, neighbours, splits_of(member, gallery.parts_of))
     return {
         "member": member,
         "paragraph": describe_class(member),
@@ -156,7 +158,14 @@ def _image_columns(member: ClassAtlas, gallery: Gallery) -> dict[str, list[Any]]
         "bias": rounded(member.bias, 3),
         "view": [gallery.view_of.get(i, -1) for i in range(len(images))],
         "text": [describe_image(member, i) for i in range(len(images))],
+        "flips": [_flip(row) for row in rows_of(images)],
     }
+
+
+def _flip(row: Mapping[str, Any]) -> list[int] | None:
+    """Return the concepts whose removal lets the next class win, None where they are not known or do not suffice."""
+    found = flip_of(row)
+    return list(found.concepts) if found is not None and found.flipped else None
 
 
 def _figures(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from conceptatlas.audit import ClassAtlas
 
 logger = logging.getLogger(__name__)
-CROP_SIDE, VIEW_SIDE, HEAT_SIDE = 104, 160, 40
-MOST_SHOTS, MOST_VIEWS = 10, 300
+CROP_SIDE, VIEW_SIDE, HEAT_SIDE, PART_SIDE = 104, 160, 40, 72
+MOST_SHOTS, MOST_VIEWS, MOST_HEATS, PART_CROPS, MOST_PART_CROPS = 10, 300, 900, 6, 400
 LARGEST_BUDGET, SMALLEST_BUDGET, SITE_BUDGET = 480_000, 140_000, 2_900_000
-_HEATS_SHARE, _CROPS_SHARE = 0.08, 0.44  # of a class's bytes; the views take the rest
+_HEATS_SHARE, _CROPS_SHARE, _PARTS_SHARE = 0.12, 0.42, 0.12  # of a class's bytes; the views take the rest
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Gallery:
 
     Attributes
     ----------
-    crops, views, heats
+    crops, views, heats, parts
         Sheets; None where there is nothing to show.
     shots
         Examples by concept id, best first.
@@ -39,6 +39,8 @@ class Gallery:
         Cell of the views' sheet by image row of the class.
     heat_of
         Cell of the maps' sheet by (image row, concept id).
+    parts_of
+        Cells of the parts' sheet by node of the concept tree, strongest first.
     """
 
     crops: Sheet | None
@@ -47,10 +49,12 @@ class Gallery:
     shots: dict[int, list[Shot]]
     view_of: dict[int, int]
     heat_of: dict[tuple[int, int], int]
+    parts: Sheet | None = None
+    parts_of: dict[int, list[int]] = field(default_factory=dict)
 
     def sheets(self) -> dict[str, Sheet]:
         """Return the sheets there are, by kind."""
-        held = {"crops": self.crops, "views": self.views, "heats": self.heats}
+        held = {"crops": self.crops, "views": self.views, "heats": self.heats, "parts": self.parts}
         return {kind: sheet for kind, sheet in held.items() if sheet is not None}
 
     def without_bytes(self) -> Gallery:
@@ -136,14 +140,55 @@ def build_gallery(
         if place is not None and shot.heat is not None:
             heat_of[place, int(row["concept"])] = shot.heat
     view_of = {i: cells[v] for i, v in enumerate(class_atlas.images["view"]) if isinstance(v, str) and v in cells}
+    _more_heats(class_atlas, placed, view_of, heats, heat_of)
+    part_tiles, parts_of = _part_tiles(class_atlas, album)
+    crops_share = _CROPS_SHARE - (_PARTS_SHARE if part_tiles else 0)
     return Gallery(
-        crops=pack(crops, budget=int(_CROPS_SHARE * budget)) if crops else None,
+        crops=pack(crops, budget=int(crops_share * budget)) if crops else None,
         views=pack(views, budget=int((1 - _CROPS_SHARE - _HEATS_SHARE) * budget)) if views else None,
         heats=_pack_heats(heats, int(_HEATS_SHARE * budget)),
         shots=shots,
         view_of=view_of,
         heat_of=heat_of,
+        parts=pack(part_tiles, budget=int(_PARTS_SHARE * budget)) if part_tiles else None,
+        parts_of=parts_of,
     )
+
+
+def _more_heats(
+    class_atlas: ClassAtlas,
+    placed: set[int],
+    view_of: Mapping[int, int],
+    heats: list[Image.Image],
+    heat_of: dict[tuple[int, int], int],
+) -> None:
+    """Add the maps of single images that are no concept's examples, as far as they are shown."""
+    size = heats[0].size if heats else (HEAT_SIDE, HEAT_SIDE)
+    for row in rows_of(class_atlas.image_maps):
+        key = (int(row["row"]), int(row["concept"]))
+        if key in heat_of or key[0] not in view_of or key[1] not in placed or len(heats) >= MOST_HEATS:
+            continue
+        heat = _map_of(class_atlas, row)
+        if heat is not None:
+            heat_of[key] = len(heats)
+            heats.append(heat_layer(heat, size))
+
+
+def _part_tiles(class_atlas: ClassAtlas, album: _Album) -> tuple[list[Image.Image], dict[int, list[int]]]:
+    """Return the crops of the parts, and the cells of each part: fewer of each where there are very many parts."""
+    table = class_atlas.parts
+    if not len(table):
+        return [], {}
+    each = max(2, min(PART_CROPS, MOST_PART_CROPS // table["node"].nunique()))
+    tiles: list[Image.Image] = []
+    parts_of: dict[int, list[int]] = {}
+    for row in rows_of(table, numbers_of(table, "rank") < each):
+        image = album(row["view"])
+        if image is not None:
+            box = (row["left"], row["top"], row["right"], row["bottom"])
+            parts_of.setdefault(int(row["node"]), []).append(len(tiles))
+            tiles.append(outlined_crop(image, None, box, size=PART_SIDE))
+    return tiles, parts_of
 
 
 def _views(

@@ -11,8 +11,10 @@ from conceptatlas.viz.text import href, slug
 
 if TYPE_CHECKING:
     from conceptatlas.audit import Atlas, ClassAtlas
+    from conceptatlas.concepts import ConceptRecord
 
 SUSPECT_GRADES = ("A", "B", "C")
+NEAREST_WORDS = 3
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,35 @@ def best_grades(atlas: Atlas) -> dict[str, str]:
     return best
 
 
-def index_concepts(atlas: Atlas, links: Sequence[ClassLink]) -> list[list[list[Any]]]:
-    """Return for each class its concepts as [id, label, importance in percent]: what the index's search reads."""
+def index_concepts(atlas: Atlas, links: Sequence[ClassLink]) -> tuple[list[list[list[Any]]], list[str]]:
+    """Return what the index's search reads, and the list of words that it refers to.
+
+    For each class its concepts as ``[id, label, importance in percent, words]``; `words` are places in the list: the
+    texts that retrieve the concept's crops best, whether or not they became its name, and a person's tag.
+    """
+    known: dict[str, int] = {}
     found = []
     for link in links:
         member = atlas[link.name]
-        labels = {record.id: record.label for record in member.bank.concepts}
+        records = {record.id: record for record in member.bank.concepts}
         pairs = zip(member.concepts["concept"], member.concepts["importance"], strict=True)
-        found.append([[int(c), labels[int(c)], _hundredths(i)] for c, i in pairs if int(c) in labels])
-    return found
+        found.append(
+            [
+                [int(c), records[int(c)].label, _hundredths(i), _places(_words(records[int(c)]), known)]
+                for c, i in pairs
+                if int(c) in records
+            ]
+        )
+    return found, list(known)
+
+
+def _words(record: ConceptRecord) -> list[str]:
+    nearest = [word for word, _ in record.name.candidates[:NEAREST_WORDS]] if record.name else []
+    return [word for word in [*nearest, record.tag] if word and word not in record.label]
+
+
+def _places(words: Sequence[str], known: dict[str, int]) -> list[int]:
+    return [known.setdefault(word, len(known)) for word in words]
 
 
 def _class_link(member: ClassAtlas, grade: str) -> ClassLink:

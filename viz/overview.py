@@ -1,23 +1,19 @@
-"""The pages that look across classes: index, shortcuts, slices, skipped images, methods, comparison."""
+"""The pages that look across classes: index, shortcuts, slices, skipped images, methods."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-
-import pandas as pd
 
 from conceptatlas.viz.findings import Finding, slices_of, table_rows
 from conceptatlas.viz.links import SUSPECT_GRADES, ClassLink, index_concepts
 from conceptatlas.viz.methods import counts, facts, layer_name, metrics, model_name, not_checked
-from conceptatlas.viz.tables import known_numbers, rows_of, unfitted_rows
+from conceptatlas.viz.tables import known_numbers, unfitted_rows
 from conceptatlas.viz.text import count, percent, visible
 from conceptatlas.viz.verbalise import GRADES
 
 if TYPE_CHECKING:
     from conceptatlas.audit import Atlas
-    from conceptatlas.audit.comparison import Comparison
 
 FULL_FINDINGS, LISTED_FINDINGS, FIRST_FINDINGS = 30, 1000, 9
 ALL_SLICES, SLICED_CLASSES = 60, 100  # of more groups than that, only raised ones are listed, of so many classes
@@ -25,14 +21,14 @@ ALL_SLICES, SLICED_CLASSES = 60, 100  # of more groups than that, only raised on
 
 def index_context(atlas: Atlas, links: Sequence[ClassLink], found: Sequence[Finding]) -> dict[str, Any]:
     """Return what the index shows: the classes, and the data that its search reads."""
-    concepts = index_concepts(atlas, links)
+    concepts, words = index_concepts(atlas, links)
     return {
         "links": links,
         "suspects": [finding for finding in found if finding.grade in ("A", "B")][:FIRST_FINDINGS],
         "has_findings": bool(found),
         "unfitted": unfitted_rows(atlas.classes),
         "n_concepts": sum(map(len, concepts)),
-        "listing": {"concepts": concepts, "index": [link.index for link in links]},
+        "listing": {"concepts": concepts, "index": [link.index for link in links], "words": words},
         "paragraph": _summary(atlas, links),
     }
 
@@ -89,25 +85,6 @@ def methods_context(atlas: Atlas) -> dict[str, Any]:
         "Images are grouped by the class that the model predicts; labels, where there are any, say where it is right."
     )
     return {"metrics": metrics(atlas), "gaps": not_checked(atlas), "facts": facts(atlas), "paragraph": text}
-
-
-def comparison_context(comparison: Comparison) -> dict[str, Any]:
-    """Return what the page of a comparison shows: shortcuts fixed and new, concepts gained, lost and shifted."""
-    concepts = _statuses(comparison.concepts) or "none"
-    shortcuts = _statuses(comparison.shortcuts) or "none in either"
-    return {
-        "paragraph": f"From the first model to the second: concepts {concepts}; suspected shortcuts {shortcuts}.",
-        "tables": [
-            ("Suspected shortcuts", table_rows(comparison.shortcuts)),
-            ("Concepts", table_rows(comparison.concepts)),
-            ("Classes", table_rows(comparison.classes)),
-        ],
-    }
-
-
-def _statuses(frame: pd.DataFrame) -> str:
-    held = Counter(str(row["status"]) for row in rows_of(frame))
-    return ", ".join(f"{n:,} {status}" for status, n in sorted(held.items()))
 
 
 def _summary(atlas: Atlas, links: Sequence[ClassLink]) -> str:

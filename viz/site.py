@@ -19,6 +19,7 @@ from conceptatlas.viz.links import SUSPECT_GRADES, ClassLink, class_links
 from conceptatlas.viz.overlays import outlined_crop
 from conceptatlas.viz.render import common, environment, script_json, template_text
 from conceptatlas.viz.sprites import Sheet, pack
+from conceptatlas.viz.versus import Versus
 
 if TYPE_CHECKING:
     from conceptatlas.audit import Atlas, ClassAtlas
@@ -118,7 +119,7 @@ class SiteBuilder:
     def __init__(self, atlas: Atlas, *, single_file: bool = False, comparison: Comparison | None = None) -> None:
         self.atlas = atlas
         self.single = single_file
-        self.comparison = comparison
+        self._versus = Versus(comparison) if comparison is not None else None
         self.links = class_links(atlas)
         self.by_name = {link.name: link for link in self.links}
         self.found = findings(atlas)
@@ -153,6 +154,8 @@ class SiteBuilder:
             self._galleries[link.name] = gallery.without_bytes()
         self._thumbs, files = index_thumbs(self.atlas, self.links)
         yield from files.items()
+        if self._versus is not None:
+            yield from self._versus.picture()
 
     def pages(self) -> Iterator[Page]:
         """Yield every page; to be called after `pictures` has run to its end."""
@@ -164,9 +167,8 @@ class SiteBuilder:
         yield Page("slices.html", "slices.html", "Error slices", overview.slices_context(self.atlas, self.links))
         yield Page("skipped.html", "skipped.html", "Skipped images", overview.skipped_context(self.atlas))
         yield Page("methods.html", "methods.html", "Methods", overview.methods_context(self.atlas))
-        if self.comparison is not None:
-            context = overview.comparison_context(self.comparison)
-            yield Page("comparison.html", "comparison.html", "Comparison", context)
+        if self._versus is not None:
+            yield Page("comparison.html", "comparison.html", "Comparison", self._versus.context())
 
     def render(self, page: Page, *, body_only: bool = False) -> str:
         """Return a page's HTML, or only what stands between its header and its footer."""
@@ -194,7 +196,7 @@ class SiteBuilder:
 
     def _nav(self) -> list[dict[str, str]]:
         items = [("Classes", "index.html"), ("Shortcuts", "shortcuts.html"), ("Slices", "slices.html")]
-        items += [("Comparison", "comparison.html")] if self.comparison is not None else []
+        items += [("Comparison", "comparison.html")] if self._versus is not None else []
         items += [("Skipped", "skipped.html"), ("Methods", "methods.html")]
         return [{"name": name, "href": href} for name, href in items]
 
@@ -213,7 +215,7 @@ class SiteBuilder:
             "following": self.links[at + 1] if at + 1 < len(self.links) else None,
             "suspects": [f for f in self.found if f.class_name == link.name and f.grade in SUSPECT_GRADES],
         }
-        context |= {f"{kind}_path": sheet_path(link, kind) for kind in ("crops", "views", "heats")}
+        context |= {f"{kind}_path": sheet_path(link, kind) for kind in ("crops", "views", "heats", "parts")}
         return Page(f"classes/{link.slug}.html", "class.html", link.name, context, data)
 
 

@@ -6,6 +6,7 @@ Nothing is said that no number carries, and what is not known is said to be unkn
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from conceptatlas.viz.concepts import concept_labels
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from conceptatlas.audit import ClassAtlas
 
 Row = Mapping[Hashable, Any]
+_MOST_NAMED = 4  # concepts of a counterfactual that are named in a sentence
 GRADES = {
     "A": "strong evidence: it misleads the model, the class is missed without it, and changing it changes predictions",
     "B": "good evidence: it misleads the model, is no property of the class, and changing it changes predictions",
@@ -74,8 +76,57 @@ def describe_image(class_atlas: ClassAtlas, row: int) -> str:
     sums = f"The score of {signed(image.get('logit'))} is the bias ({signed(bias)}) plus what the concepts bring"
     return (
         f"{first}; {_verdict(image)}. {sums}, most of all {listed(parts)}; "
-        f"{signed(residual)} is explained by no concept."
+        f"{signed(residual)} is explained by no concept.{_told_flip(class_atlas, flip_of(image))}"
     )
+
+
+@dataclass(frozen=True)
+class Flip:
+    """What it takes for an image to be decided otherwise.
+
+    Attributes
+    ----------
+    concepts
+        The concepts to remove, the strongest first.
+    to
+        The class that wins then.
+    flipped
+        Whether removing them suffices.
+    smallest
+        Whether no smaller set exists.
+    """
+
+    concepts: tuple[int, ...]
+    to: str
+    flipped: bool
+    smallest: bool
+
+
+def flip_of(image: Row) -> Flip | None:
+    """Return the counterfactual of a row of ``class_atlas.images``, None where it was not sought.
+
+    >>> flip_of({"counterfactual": [2], "flips_to": "ant", "flipped": True, "smallest": True}).to
+    'ant'
+    >>> flip_of({"counterfactual": None}) is None
+    True
+    """
+    concepts, to = image.get("counterfactual"), value_of(image, "flips_to")
+    if concepts is None or isinstance(concepts, float) or to is None:
+        return None
+    sure = (bool(value_of(image, key)) for key in ("flipped", "smallest"))
+    return Flip(tuple(int(concept) for concept in concepts), str(to), *sure)
+
+
+def _told_flip(class_atlas: ClassAtlas, flip: Flip | None) -> str:
+    if flip is None:
+        return ""
+    if not flip.flipped:
+        return f" Without any of the concepts that speak for it, {quoted(flip.to)} would still not win."
+    if len(flip.concepts) > _MOST_NAMED:
+        return f" Without {len(flip.concepts)} of its concepts it would be called {quoted(flip.to)}."
+    named = listed([called(class_atlas, concept) for concept in flip.concepts])
+    least = "; no smaller set does that" if flip.smallest and len(flip.concepts) > 1 else ""
+    return f" Without {named} it would be called {quoted(flip.to)}{least}."
 
 
 def describe_shortcut(row: Row) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from conceptatlas.audit.atlas import Atlas, ClassAtlas
 from conceptatlas.concepts.bank import ConceptBank
 from conceptatlas.concepts.names import Name
 from conceptatlas.concepts.records import ConceptRecord
+from conceptatlas.concepts.tree import ConceptNode, ConceptTree
+from conceptatlas.viz import export_site
 
 HOSTILE = (
     "</script><script>document.title=1337</script>",
@@ -194,9 +196,13 @@ def class_of(index: int, name: str, size: Size, views: list[str]) -> ClassAtlas:
             "y": np.sin(angle) * 4 + rng.normal(0, 0.5, n),
             "cluster": dominant,
             "view": [views[(i + index) % len(views)] if i < len(views) else None for i in range(n)],
+            "counterfactual": [[int(d)] if i % 3 else None for i, d in enumerate(dominant)],
+            "flips_to": [HOSTILE[2] if size.hostile else "another class" if i % 3 else None for i in range(n)],
+            "flipped": [bool(i % 2) if i % 3 else None for i in range(n)],
+            "smallest": [True if i % 3 else None for i in range(n)],
         }
     )
-    bank = bank_of(rng, index, name, size)
+    bank = replace(bank_of(rng, index, name, size), tree=tree_of(size))
     prevalence = np.bincount(dominant, minlength=k) / n
     concepts = concepts_of(rng, bank, contributions.sum(0) / contributions.sum(), prevalence)
     examples = examples_of(rng, images, coefficients, size)
@@ -223,7 +229,26 @@ def class_of(index: int, name: str, size: Size, views: list[str]) -> ClassAtlas:
         examples=examples,
         maps=maps_of(examples, size.side),
         slices=slices,
+        parts=parts_of(examples),
+        image_maps=pd.DataFrame({"row": np.arange(3), "concept": dominant[:3], "map_row": np.zeros(3, int)}),
     )
+
+
+def tree_of(size: Size) -> ConceptTree:
+    """The first concept has two parts, of which the second has two; the others stay whole."""
+    k, late, early = size.n_concepts, "layer4", "<b>layer3</b>" if size.hostile else "layer3"
+    roots = [ConceptNode(i, None, i, 0, late, (1.0,), 0.5, 80, 20, spread=0.3, reason="coherent") for i in range(k)]
+    roots[0] = roots[0].with_findings(spread=0.7, reason="")
+    parts = [ConceptNode(k + i, 0, i, 1, early, (1.0,), 0.5, 60, 15) for i in range(2)]
+    inner = [ConceptNode(k + 2 + i, k + 1, i, 2, "layer1", (1.0,), 0.5, 55, 12) for i in range(2)]
+    return ConceptTree((*roots, *parts, *inner), (late, early, "layer1"))
+
+
+def parts_of(examples: pd.DataFrame) -> pd.DataFrame:
+    """Crops of the tree's four parts, taken from the examples of the first concept."""
+    k, crops = examples["concept"].nunique(), examples[examples["concept"] == 0].head(4)
+    columns = ["rank", "sample_id", "view", "left", "top", "right", "bottom"]
+    return pd.concat([crops[columns].assign(node=k + i) for i in range(4)], ignore_index=True)
 
 
 def strategies_of(dominant: np.ndarray, correct: pd.Series, k: int) -> pd.DataFrame:
@@ -308,3 +333,10 @@ def hostile_atlas(make_atlas: Callable[..., Atlas]) -> Atlas:
 def class_atlas(atlas: Atlas) -> ClassAtlas:
     """The first class of the small atlas."""
     return atlas["class 0"]
+
+
+@pytest.fixture(scope="session")
+def thousand_site(make_atlas: Callable[..., Atlas], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site of a thousand classes with ten concepts each: minutes of work, so it is made once."""
+    atlas = make_atlas(n_classes=1000, n_concepts=10, n_images=12, n_views=6, n_examples=1, side=48)
+    return export_site(atlas, tmp_path_factory.mktemp("thousand")).parent

@@ -80,7 +80,8 @@ def test_images_without_a_view_have_no_cell(gallery: Gallery, atlas: Atlas) -> N
 
 def test_without_views_there_are_no_sheets(atlas: Atlas) -> None:
     member = atlas["class 0"]
-    bare = replace(member, images=member.images.assign(view=None), examples=member.examples.iloc[:0])
+    gone = {"examples": member.examples.iloc[:0], "parts": member.parts.assign(view=None)}
+    bare = replace(member, images=member.images.assign(view=None), **gone)
     assert build_gallery(bare, atlas.view).sheets() == {}
 
 
@@ -89,3 +90,22 @@ def test_wide_views_keep_their_shape(make_atlas: Callable[..., Atlas]) -> None:
     wide = build_gallery(atlas["class 0"], lambda path: atlas.view(path).resize((192, 96)))
     assert wide.views is not None
     assert wide.views.cell[0] == 2 * wide.views.cell[1]
+
+
+def test_maps_of_images_that_are_no_examples_are_packed_too(gallery: Gallery, atlas: Atlas) -> None:
+    member = atlas["class 0"]
+    places = set(member.concepts.loc[member.concepts["place_known"], "concept"])
+    wanted = {(int(r), int(c)) for r, c in member.image_maps[["row", "concept"]].to_numpy() if c in places}
+    assert wanted <= set(gallery.heat_of)
+    assert gallery.heats is not None
+    assert max(gallery.heat_of.values()) == gallery.heats.count - 1
+
+
+def test_each_part_has_its_crops_and_no_map_is_drawn_on_them(gallery: Gallery, atlas: Atlas) -> None:
+    parts = atlas["class 0"].parts
+    assert {node: len(cells) for node, cells in gallery.parts_of.items()} == parts.groupby("node").size().to_dict()
+    first = parts.iloc[0]
+    box = (first["left"], first["top"], first["right"], first["bottom"])
+    drawn = cell(gallery, "parts", gallery.parts_of[first["node"]][0])
+    wanted = np.asarray(outlined_crop(atlas.view(first["view"]), None, box, size=len(drawn)), int)
+    assert np.abs(drawn - wanted).mean() < 8

@@ -248,7 +248,5 @@ def test_fault_68_ten_classes_stay_within_the_size_budget(make_atlas: Callable[.
 
 
 @pytest.mark.slow
-def test_index_of_a_thousand_classes_is_at_most_a_megabyte(make_atlas: Callable[..., Atlas], tmp_path: Path) -> None:
-    atlas = make_atlas(n_classes=1000, n_concepts=10, n_images=12, n_views=6, n_examples=1, side=48)
-    index = export_site(atlas, tmp_path)
-    assert index.stat().st_size <= 1_000_000
+def test_index_of_a_thousand_classes_is_at_most_a_megabyte(thousand_site: Path) -> None:
+    assert (thousand_site / "index.html").stat().st_size <= 1_000_000

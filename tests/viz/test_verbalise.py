@@ -113,3 +113,22 @@ def test_complete_evidence_leaves_nothing_unknown() -> None:
 def test_names_cannot_turn_the_direction_of_the_sentence(hostile_atlas: Atlas) -> None:
     for member in hostile_atlas.values():
         assert "\u202e" not in describe_class(member) + describe_image(member, 0)
+
+
+def flipped(**values: object) -> str:
+    example = example_class()
+    keys = ("counterfactual", "flips_to", "flipped", "smallest")
+    columns = {key: [values.get(key)] + [None] * (example.n_images - 1) for key in keys}
+    return plain(describe_image(replace(example, images=example.images.assign(**columns)), 0))
+
+
+def test_what_would_change_the_decision_is_said_with_its_concepts() -> None:
+    text = flipped(counterfactual=[1, 2], flips_to="ant", flipped=True, smallest=True)
+    assert "Without “wing” and “meadow” it would be called “ant”; no smaller set does that." in text
+    one = flipped(counterfactual=[1], flips_to="ant", flipped=True, smallest=False)
+    assert one.endswith("Without “wing” it would be called “ant”.")
+
+
+def test_a_decision_that_no_removal_changes_is_said_to_hold() -> None:
+    assert "would still not win" in flipped(counterfactual=[0, 1], flips_to="ant", flipped=False, smallest=True)
+    assert "Without" not in flipped(flips_to="ant")

@@ -134,14 +134,26 @@
       list.forEach(function (c) {
         var key = data.index[i] + "." + c[0];
         var title = edits[key] && edits[key].title || c[1];
-        concepts.push({ at: i, id: c[0], key: key, label: title, text: fold(title + " " + c[1]), importance: c[2] });
+        var near = c[3].map(function (w) { return data.words[w]; });
+        concepts.push({ at: i, id: c[0], key: key, label: title, text: fold(title + " " + c[1]), near: near.map(fold), shown: near, importance: c[2] });
       });
     });
     var box = $("#concept-results", main), list = $("ul", box), more = $("button", box), limit = 60, timer = 0;
     function line(c) {
       var row = rows[c.at];
       var numbers = " in " + row.link.textContent.slice(0, 40) + (c.importance === null ? "" : ", importance " + signed(c.importance, 0) + " %");
-      return el("li", {}, [el("a", { href: row.link.getAttribute("href") + "#concept-" + c.id, text: c.label }), el("span", { "class": "quiet", text: numbers })]);
+      var why = c.by.length ? "; nearest texts: " + c.by.join(", ") : "";
+      return el("li", {}, [el("a", { href: row.link.getAttribute("href") + "#concept-" + c.id, text: c.label }), el("span", { "class": "quiet", text: numbers + why })]);
+    }
+    /* A concept answers by what it is called, or else by the texts that lie nearest to its crops: those are then named. */
+    function answers(c, words) {
+      c.by = [];
+      return words.every(function (w) {
+        if (c.text.indexOf(w) >= 0) return true;
+        var at = c.near.findIndex(function (n) { return n.indexOf(w) >= 0; });
+        if (at >= 0 && c.by.indexOf(c.shown[at]) < 0) c.by.push(c.shown[at]);
+        return at >= 0;
+      });
     }
     function search() {
       var words = fold(input.value).split(/\s+/).filter(Boolean);
@@ -151,8 +163,8 @@
         entry.row.hidden = !hit;
         shown += hit;
       });
-      var hits = words.length ? concepts.filter(function (c) { return words.every(function (w) { return c.text.indexOf(w) >= 0; }); }) : [];
-      hits.sort(function (a, b) { return Math.abs(b.importance) - Math.abs(a.importance); });
+      var hits = words.length ? concepts.filter(function (c) { return answers(c, words); }) : [];
+      hits.sort(function (a, b) { return a.by.length - b.by.length || Math.abs(b.importance) - Math.abs(a.importance); });
       box.hidden = !hits.length;
       list.replaceChildren.apply(list, hits.slice(0, limit).map(line));
       more.hidden = hits.length <= limit;
@@ -295,7 +307,11 @@
       return fallLine(data, s, scale(left), scale(left + Math.abs(s.value)), scale(0), row, focus, pick);
     });
     items.push(fallLine(data, { name: "score", value: images.logit[row], total: true }, scale(Math.min(0, at)), scale(Math.max(0, at)), scale(0), row));
-    return el("ol", { "class": "fall", "aria-label": "How the score came about" }, items);
+    var gone = images.flips && images.flips[row];
+    return el("div", {}, [
+      el("ol", { "class": "fall", "aria-label": "How the score came about" }, items),
+      gone && gone.length ? el("p", { "class": "fall-note", text: "\u2715 marks what it would take to change the decision: without " + (gone.length === 1 ? "this concept" : "these " + gone.length + " concepts") + " another class would win." }) : null
+    ]);
   }
   function fallLine(data, step, start, end, zero, row, focus, pick) {
     var kind = step.total ? "sum" : step.rest ? "rest" : step.value < 0 ? "neg" : "";
@@ -312,7 +328,8 @@
       line.setAttribute("aria-pressed", String(concept === focus));
       line.addEventListener("click", function () { pick(concept); });
     }
-    return el("li", { "class": step.total ? "total" : null }, [line]);
+    var flips = data.images.flips && data.images.flips[row], gone = flips && concept !== undefined && flips.indexOf(concept) >= 0;
+    return el("li", { "class": step.total ? "total" : gone ? "gone" : null }, [line]);
   }
   function openPanel(data, row, focus) {
     var panel = $("#panel"), images = data.images, n = images.id.length;
@@ -340,6 +357,15 @@
       if (event.key === "ArrowLeft") step(-1)();
     };
     if (!panel.open) panel.showModal();
+    setAddress("#image-" + row);
+  }
+  /* An image has an address of its own: the panel opens for #image-12, and going there is one step back. */
+  function setAddress(hash) {
+    try { history.replaceState(history.state, "", hash || location.pathname + location.search); } catch (error) { /* no history here */ }
+  }
+  function openFromAddress(data) {
+    var wanted = /^#image-(\d+)$/.exec(location.hash);
+    if (wanted && data && data.images && Number(wanted[1]) < data.images.id.length) openPanel(data, Number(wanted[1]));
   }
   function setUpImages(main, data) {
     if (!data || !data.images) return;
@@ -411,11 +437,13 @@
     setUpEdits(main);
     setUpPlots(main, data);
     setUpImages(main, data);
+    openFromAddress(data);
     showEdits();
     setUpSearch(main);
   }
   readEdits();
   setUpTheme();
+  $("#panel").addEventListener("close", function () { setAddress(""); });
   $("#edits").addEventListener("click", exportEdits);
   document.addEventListener("keydown", function (event) {
     var input = $("#q");
