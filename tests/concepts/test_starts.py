@@ -45,5 +45,6 @@ def test_a_start_is_non_negative_and_has_a_row_of_coefficients_for_every_row(n: 
     generator = torch.Generator().manual_seed(0)
     data = compress(as_rows(activations(0, n)), 10, generator, nonnegative=True)
     Ut, W = best_start(data, 10, OBJECTIVE, generator)
-    assert Ut.shape == (10, n) and W.shape == (10, 60)
-    assert float(Ut.min()) >= 0 and float(W.min()) >= 0
+    assert Ut.shape == (10, n)
+    assert W.shape == (10, 60)
+    assert min(float(Ut.min()), float(W.min())) >= 0
