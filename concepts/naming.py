@@ -33,6 +33,8 @@ _SHOWN = 8
 _POOL = 256
 _RIVALS = 3
 _LEAST_SHARE = 0.5
+_SPLITS = 64
+_SPLIT_FOR = 2
 
 
 @dataclass(frozen=True)
@@ -152,17 +154,38 @@ def name_concepts(
     ]
 
 
-def split_groups(codes: np.ndarray, seed: int) -> np.ndarray:
+def split_groups(codes: np.ndarray, seed: int, present: np.ndarray | None = None, *, enough: int = 1) -> np.ndarray:
     """True for the rows of a random half of the groups; all rows of a group fall on one side.
+
+    Parameters
+    ----------
+    codes : int ndarray, shape (n,)
+        The group of each row, from 0 on.
+    seed : int
+        Of the random halves.
+    present : bool ndarray, shape (n, k), optional
+        Which rows hold each concept. Of 64 random halves the one is taken that leaves most concepts with `enough` rows
+        on both sides, and as near to it as can be for the others: rare concepts would often fall on one side alone.
+    enough : int, default 1
+        The number of rows.
 
     Examples
     --------
     >>> half = split_groups(np.array([0, 0, 1, 2, 3]), seed=0)
     >>> bool(half[0] == half[1]), len(set(np.array([0, 0, 1, 2, 3])[half]))
     (True, 2)
+    >>> rare = np.arange(9)[:, None] < 2
+    >>> [int(split_groups(np.arange(9), seed, rare)[:2].sum()) for seed in range(5)]
+    [1, 1, 1, 1, 1]
     """
-    order = np.random.default_rng(seed).permutation(int(codes.max()) + 1)
-    return np.isin(codes, order[: len(order) // 2])
+    n, rng = int(codes.max()) + 1, np.random.default_rng(seed)
+    if present is None:
+        return np.isin(codes, rng.permutation(n)[: n // 2])
+    counts = np.zeros((n, present.shape[1]))
+    np.add.at(counts, codes, present)
+    halves = np.stack([rng.permutation(n) < n // 2 for _ in range(_SPLITS)])
+    fewest = np.minimum(halves @ counts, ~halves @ counts)
+    return halves[np.minimum(fewest, enough).sum(axis=1).argmax()][codes]
 
 
 def _checked(
@@ -201,7 +224,7 @@ def _unusable(presence: np.ndarray, n_words: int) -> str:
 def _prepare(
     E: np.ndarray, presence: np.ndarray, codes: np.ndarray, T: np.ndarray, words: tuple, seed: int, rules: NamingRules
 ) -> _Task:
-    first = split_groups(codes, seed)
+    first = split_groups(codes, seed, presence_masks(presence)[0], enough=_SPLIT_FOR * rules.min_regions)
     chooser, tester = (
         _Half(E[rows], presence[rows], codes[rows], *presence_masks(presence[rows])) for rows in (first, ~first)
     )

@@ -54,7 +54,7 @@ class NamingRules:
     rivalry: float = 0.5
     max_words: int = 3
     word_gain: float = 0.03
-    min_regions: int = 5
+    min_regions: int = 3
 
 
 def judge_name(name: Name, rules: NamingRules) -> Name:

@@ -85,14 +85,15 @@ def test_near_synonyms_are_one_word_and_do_not_shrink_the_margin(planted_regions
     assert together[0].margin > 0.05
 
 
-def test_a_concept_of_two_things_together_gets_two_words(planted_regions):
-    regions = planted_regions(("red", "round", "wing"), share=0.5, n_images=300)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_concept_of_two_things_together_gets_two_words(planted_regions, seed):
+    regions = planted_regions(("red", "round", "wing"), share=0.5, n_images=300, seed=seed)
     both = (regions.truth[:, 0] & regions.truth[:, 1]).astype(float)
     T = embed_words(regions.encoder, ("red", "round", "wing", *STRANGERS))
     words = ("red", "round", "wing", *STRANGERS)
     alone, pair = (
-        name_concepts(regions.embeddings, both[:, None], regions.groups, T, words, rules=NamingRules(max_words=n))[0]
-        for n in (1, 3)
+        name_concepts(regions.embeddings, both[:, None], regions.groups, T, words, rules=rules)[0]
+        for rules in (NamingRules(max_words=1, weak_alpha=0.1), NamingRules(weak_alpha=0.1))
     )
     assert set(pair.words) == {"red", "round"}
     assert pair.heldout_auc > alone.heldout_auc
@@ -115,6 +116,24 @@ def test_words_the_encoder_is_not_competent_on_are_left_out(planted_regions):
     assert names[0].words == ("stripes",)
     nothing = _names(regions, words, competent=np.zeros(len(words), dtype=bool))
     assert {name.reason for name in nothing} == {"no word that the encoder knows"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_concept_of_six_images_is_tested_on_three_in_each_half(planted_regions, seed):
+    regions = planted_regions(ATTRIBUTES, per_image=2, n_images=120, seed=seed)
+    rare = np.flatnonzero(regions.truth[:, 0])
+    keep = np.flatnonzero(~regions.truth[:, 0] | np.isin(regions.groups, np.unique(regions.groups[rare])[:6]))
+    T = embed_words(regions.encoder, ATTRIBUTES + STRANGERS)
+    names = name_concepts(
+        regions.embeddings[keep],
+        regions.presence[keep],
+        regions.groups[keep],
+        T,
+        ATTRIBUTES + STRANGERS,
+        seed=seed,
+    )
+    assert np.isfinite(names[0].heldout_auc)
+    assert names[0].candidates[0][0] == ATTRIBUTES[0]
 
 
 def test_halves_never_share_an_image():
