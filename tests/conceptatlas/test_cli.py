@@ -136,3 +136,27 @@ def test_an_audit_and_its_site_run_from_the_command_line(workplace, monkeypatch,
     assert "3 of 3 images used" in capsys.readouterr().out
     assert main_in(workplace, monkeypatch, "site", "run", "pages") == 0
     assert (workplace / "pages" / "index.html").is_file()
+
+
+def test_two_runs_are_compared_from_the_command_line(workplace, monkeypatch, capsys):
+    import numpy as np
+    from PIL import Image
+
+    (workplace / "more").mkdir()
+    for i, level in enumerate(np.linspace(0, 200, 24).astype(np.uint8)):
+        Image.new("RGB", (40, 40), (level, 90, 255 - level)).save(workplace / "more" / f"{i}.png")
+    for layer in ("layer3", "layer4"):
+        options = [*KNOWN, "--images", "more", "--out", f"run-{layer}", "--min-images", "4", "--n-concepts", "2"]
+        assert main_in(workplace, monkeypatch, *options, "--layer", layer, "--quiet") == 0
+    capsys.readouterr()
+    assert main_in(workplace, monkeypatch, "compare", "run-layer3", "run-layer4", "--out", "compared") == 0
+    printed = capsys.readouterr().out
+    assert "Concepts: " in printed
+    assert "comparison.html" in printed
+    assert (workplace / "compared" / "comparison.html").is_file()
+    assert (workplace / "compared" / "index.html").is_file()
+
+
+def test_a_comparison_with_no_run_is_refused_in_one_sentence(workplace, monkeypatch, capsys):
+    assert main_in(workplace, monkeypatch, "compare", "nothing-here", "run") == 2
+    assert "nothing-here" in capsys.readouterr().err
