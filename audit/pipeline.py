@@ -27,7 +27,14 @@ from conceptatlas.audit.context import Context, Settings
 from conceptatlas.audit.engines import ClassWork, proofs_of
 from conceptatlas.audit.progress import Progress
 from conceptatlas.audit.shortcuts import finish
-from conceptatlas.concepts import CachedEncoder, OpenClipEncoder, TextImageEncoder, embed_words, load_vocabulary
+from conceptatlas.concepts import (
+    CachedEncoder,
+    OpenClipEncoder,
+    TextImageEncoder,
+    WeightsUnreachable,
+    embed_words,
+    load_vocabulary,
+)
 from conceptatlas.extraction import (
     ActivationStore,
     CutPoint,
@@ -170,7 +177,7 @@ def audit(
         ``"auto"``: NMF for non-negative activations, SemiNMF for signed ones.
     encoder, vocabulary
         A text-image encoder (or the name of an open_clip model, ``"local-dir:/path"``) and the words that concepts may
-        be named by. No encoder: no names.
+        be named by. No encoder: no names; nor where its weights cannot be fetched, which is said.
     engine
         ``"local"``, or ``"ray"`` (a `RayEngine` where it needs numbers): shards of images and classes are computed by
         the workers of a Ray cluster that sees the images and `out` under the same paths; the results are the same.
@@ -385,7 +392,14 @@ def _check_not_empty(source: Any, images: Any) -> None:
 
 
 def _encoder(encoder: TextImageEncoder | str | None, device: str) -> TextImageEncoder | None:
-    return OpenClipEncoder(encoder, device=device) if isinstance(encoder, str) else encoder
+    """Return the encoder; None where its weights did not come over the network, so that the audit goes on unnamed."""
+    if not isinstance(encoder, str):
+        return encoder
+    try:
+        return OpenClipEncoder(encoder, device=device)
+    except WeightsUnreachable as error:
+        logger.warning("%s The audit goes on without names.", error)
+        return None
 
 
 def _subject(

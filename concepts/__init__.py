@@ -9,6 +9,7 @@ from conceptatlas.concepts.names import Name
 from conceptatlas.concepts.naming import name_concepts
 from conceptatlas.concepts.nmf import NMF
 from conceptatlas.concepts.nnls import nnls, nnls_sweeps
+from conceptatlas.concepts.pretrained import WeightsUnreachable
 from conceptatlas.concepts.quality import (
     HIGHER_IS_BETTER,
     Coherence,
@@ -56,6 +57,7 @@ __all__ = [
     "TextImageEncoder",
     "TopKSAE",
     "Vocabulary",
+    "WeightsUnreachable",
     "choose_n_components",
     "coherence",
     "coherence_against_chance",

@@ -75,7 +75,8 @@ class OpenClipEncoder:
     Raises
     ------
     UserError
-        Where the model cannot be had with trained weights. The message says what to do.
+        Where the model cannot be had with trained weights. The message says what to do. `WeightsUnreachable` where they
+        did not come over the network.
 
     Examples
     --------
@@ -202,7 +203,7 @@ def _load(source: Source, device: torch.device, cache_dir: str | Path | None) ->
             )
             tokenizer = open_clip.get_tokenizer(source.name)
     except Exception as error:  # open_clip, the hub client and torch each raise their own
-        raise UserError(source.failure(error)) from error
+        raise source.failure(error) from error
     settings: dict[str, Any] = model.visual.preprocess_cfg  # type: ignore[assignment]
     transform = image_transform_v2(PreprocessCfg(**settings), is_train=False)
     return model.eval().requires_grad_(False), transform, tokenizer

@@ -27,6 +27,13 @@ _OFFLINE = (
 )
 
 
+_NOT_THERE = {"RepositoryNotFoundError", "RemoteEntryNotFoundError", "RevisionNotFoundError", "GatedRepoError"}
+
+
+class WeightsUnreachable(CheckpointError):
+    """Weights that a network would bring, and none did: the name may be right, and another day it will do."""
+
+
 @dataclass(frozen=True)
 class Source:
     """What open_clip is asked for: model name, weights, and the overrides that make the two fit.
@@ -43,14 +50,32 @@ class Source:
     quick_gelu: bool = False
     preprocess: dict[str, Any] | None = None
 
-    def failure(self, error: Exception) -> str:
-        """One sentence that says what could not be loaded, why, and what to do."""
+    @property
+    def is_local(self) -> bool:
+        """Whether no network is needed."""
+        return self.name.startswith("local-dir:") or bool(self.pretrained and Path(self.pretrained).is_file())
+
+    def failure(self, error: Exception) -> UserError:
+        """What to raise: one sentence that says what could not be loaded, why, and what to do.
+
+        `WeightsUnreachable` where the weights are elsewhere and did not come.
+        """
         cause = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
-        if self.name.startswith("local-dir:") or (self.pretrained and Path(self.pretrained).is_file()):
+        if self.is_local:
             advice = "check that the weights belong to this model and that the file is whole"
         else:
             advice = f"check the name; {_OFFLINE}"
-        return f"The text-image model {self.label!r} could not be loaded ({cause}); {advice}."
+        kind = CheckpointError if self.is_local or _refused(error) else WeightsUnreachable
+        return kind(f"The text-image model {self.label!r} could not be loaded ({cause}); {advice}.")
+
+
+def _refused(error: BaseException | None) -> bool:
+    """Whether the hub was reached and has no such thing."""
+    while error is not None:
+        if type(error).__name__ in _NOT_THERE:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def resolve_source(name: str, pretrained: str | Path | None, quick_gelu: bool | None) -> Source:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from conceptatlas.concepts.encoders import TEMPLATES, OpenClipEncoder, TextImageEncoder, embed_words
-from conceptatlas.concepts.pretrained import resolve_source
+from conceptatlas.concepts.pretrained import WeightsUnreachable, resolve_source
 from conceptatlas.extraction.errors import CheckpointError, UserError
 
 CONFIG = {
@@ -172,10 +172,25 @@ def test_no_network_says_how_to_use_local_weights(monkeypatch):
 
     monkeypatch.setattr(open_clip.factory, "_get_hf_config", offline)
     monkeypatch.setattr(open_clip.factory, "download_pretrained", offline)
-    with pytest.raises(UserError, match=r"hub-name.*no route to host.*local-dir:/folder"):
+    with pytest.raises(WeightsUnreachable, match=r"hub-name.*no route to host.*local-dir:/folder"):
         OpenClipEncoder("hf-hub:org/hub-name")
-    with pytest.raises(UserError, match=r"ViT-B-32/openai.*no route to host.*local-dir:/folder"):
+    with pytest.raises(WeightsUnreachable, match=r"ViT-B-32/openai.*no route to host.*local-dir:/folder"):
         OpenClipEncoder("ViT-B-32", pretrained="openai")
+
+
+def test_a_hub_that_has_no_such_model_is_a_mistake_and_not_a_missing_network(monkeypatch):
+    import open_clip
+
+    class RepositoryNotFoundError(Exception):
+        pass
+
+    def missing(*args, **options):
+        raise RuntimeError("no configuration") from RepositoryNotFoundError("404")
+
+    monkeypatch.setattr(open_clip.factory, "_get_hf_config", missing)
+    with pytest.raises(CheckpointError, match="check the name") as caught:
+        OpenClipEncoder("hf-hub:org/hub-name")
+    assert not isinstance(caught.value, WeightsUnreachable)
 
 
 def test_a_hub_model_whose_weights_do_not_arrive_is_refused_and_never_random(monkeypatch):
