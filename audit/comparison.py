@@ -54,7 +54,8 @@ class Comparison:
     def _repr_html_(self) -> str:
         counts = self.concepts["status"].value_counts() if len(self.concepts) else {}
         head = "<p>" + html.escape(", ".join(f"{n} {status}" for status, n in dict(counts).items())) + "</p>"
-        return head + self.shortcuts.to_html(index=False) + self.concepts.to_html(index=False)
+        tables = (self.shortcuts, self.classes, self.concepts.head(40))
+        return head + "".join(t.to_html(index=False, border=0, escape=True, na_rep="–") for t in tables)
 
 
 def compare(atlas_a: Atlas, atlas_b: Atlas) -> Comparison:

@@ -17,6 +17,7 @@ import pandas as pd
 
 from conceptatlas.audit.statistics import wilson
 from conceptatlas.extraction.errors import UserError
+from conceptatlas.importance.tabled import Tabled
 
 SliceMethod = Literal["facts", "domino", "spotlight", "planespot"]
 MIN_IMAGES = 20
@@ -26,7 +27,7 @@ COLUMNS = [
 
 
 @dataclass(frozen=True)
-class Slices:
+class Slices(Tabled):
     """Slices of the images of one class.
 
     Attributes
@@ -44,6 +45,10 @@ class Slices:
     membership: np.ndarray
     table: pd.DataFrame
     method: str
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the slices' table."""
+        return self.table
 
     def top(self, slice_number: int, count: int = 10) -> np.ndarray:
         """Return the rows of the `count` images that most surely belong to a slice."""

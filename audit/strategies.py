@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 
 from conceptatlas.audit.statistics import wilson
+from conceptatlas.importance.tabled import Tabled
 
 MIN_IMAGES_FOR_UMAP = 15
 MIN_IMAGES_FOR_CLUSTERS = 10
 
 
 @dataclass(frozen=True)
-class Strategies:
+class Strategies(Tabled):
     """The data of a strategic cluster graph.
 
     Attributes
@@ -42,6 +43,10 @@ class Strategies:
     cluster: np.ndarray
     table: pd.DataFrame
     embedding: str
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the strategies' table."""
+        return self.table
 
 
 def find_strategies(contributions: np.ndarray, correct: np.ndarray, *, seed: int = 0, umap: bool = True) -> Strategies:

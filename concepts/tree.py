@@ -109,6 +109,11 @@ class ConceptTree:
             columns=["direction", "examples"], errors="ignore"
         )
 
+    def _repr_html_(self) -> str:
+        head = f"<p>{len(self.roots)} concepts, {len(self.nodes) - len(self.roots)} parts</p>"
+        shown = self.to_frame()[["id", "parent", "layer", "n_members", "n_images", "spread", "reason"]]
+        return head + shown.to_html(index=False, border=0, escape=True, na_rep="", float_format=lambda v: f"{v:.3g}")
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {"schema": SCHEMA, "layers": list(self.layers), "nodes": [asdict(node) for node in self.nodes]}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from conceptatlas.importance.contributions import contributions
 from conceptatlas.importance.intervals import mean_error
 from conceptatlas.importance.recomposition import Decomposition
+from conceptatlas.importance.tabled import Tabled
 from conceptatlas.importance.targets import as_target
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class FaithfulnessRow:
 
 
 @dataclass(frozen=True)
-class Faithfulness:
+class Faithfulness(Tabled):
     """A metric of the concepts' importances, with the two rows that show what chance reaches.
 
     Attributes

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from conceptatlas.importance.maps import map_methods, nnls_transform, paired_maps, upsample
 from conceptatlas.importance.occlusion import FILLS, Transform, cover, occlusion_maps, pooled_coefficients
+from conceptatlas.importance.tabled import Tabled
 
 if TYPE_CHECKING:
     from conceptatlas.extraction import SplitModel
@@ -31,7 +32,7 @@ TIE = 0.10  # of the best score: within it, the earlier candidate of the list is
 
 
 @dataclass(frozen=True)
-class MapChoice:
+class MapChoice(Tabled):
     """The map chosen for a model and layer, and how well it is proven for each concept.
 
     Attributes

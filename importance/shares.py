@@ -15,11 +15,12 @@ from conceptatlas.importance.intervals import jackknife_error, mean_error, stude
 from conceptatlas.importance.jansen import Estimate, craft_indices, jansen_indices
 from conceptatlas.importance.recomposition import Decomposition, select
 from conceptatlas.importance.sobol import DEFAULT_DESIGNS, Method, closed_form, validate_method
+from conceptatlas.importance.tabled import Tabled
 from conceptatlas.importance.targets import as_target
 
 
 @dataclass(frozen=True)
-class ConceptImportance:
+class ConceptImportance(Tabled):
     """Total Sobol indices of k concepts in B images, and their mean.
 
     Attributes
@@ -139,7 +140,7 @@ def affine_effects(parts: Decomposition) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Shares:
+class Shares(Tabled):
     """Signed shares of k concepts over a set of images, with their intervals: each ``(k,)``."""
 
     share: NDArray[np.float64]

@@ -13,6 +13,7 @@ from conceptatlas.importance.chaos import chaos_indices
 from conceptatlas.importance.designs import Sampler
 from conceptatlas.importance.jansen import Estimate, craft_indices, is_flat, jansen_indices
 from conceptatlas.importance.masks import MaskFunction
+from conceptatlas.importance.tabled import Tabled
 
 Method = Literal["auto", "affine", "chaos", "jansen", "craft"]
 
@@ -21,7 +22,7 @@ _AFFINE_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
-class SobolIndices:
+class SobolIndices(Tabled):
     """Total Sobol indices of k concepts, with their intervals.
 
     Attributes

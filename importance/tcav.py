@@ -17,11 +17,12 @@ from torch import Tensor
 
 from conceptatlas.importance.contributions import slope
 from conceptatlas.importance.recomposition import Decomposition, in_batches, select
+from conceptatlas.importance.tabled import Tabled
 from conceptatlas.importance.targets import as_target
 
 
 @dataclass(frozen=True)
-class Tcav:
+class Tcav(Tabled):
     """TCAV of k concepts.
 
     Attributes
