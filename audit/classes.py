@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.exceptions import ConvergenceWarning
 
 from conceptatlas.audit.atlas import ClassAtlas
 from conceptatlas.audit.causal import sample
 from conceptatlas.audit.coefficients import ImageCoefficients, ImageContributions, measure, measure_class, positions_on
 from conceptatlas.audit.context import Context
+from conceptatlas.audit.directions import fit_directions
 from conceptatlas.audit.examples import build_pool, example_table, store_views, top_rows
 from conceptatlas.audit.panels import image_maps, what_flips
 from conceptatlas.audit.parts import Parts, find_parts
@@ -24,7 +23,7 @@ from conceptatlas.audit.statistics import bootstrap_mean
 from conceptatlas.audit.storage import slug_of
 from conceptatlas.audit.strategies import Strategies, find_strategies
 from conceptatlas.audit.words import Naming, name_class
-from conceptatlas.concepts import ConceptBank, ConceptRecord, Name, choose_n_components, make_factorizer
+from conceptatlas.concepts import ConceptBank, ConceptRecord, Name
 from conceptatlas.importance import ConceptImportance, MapChoice, choose_map, concept_importance
 
 
@@ -37,7 +36,7 @@ def fit_class(context: Context, index: int) -> tuple[ClassAtlas, pd.DataFrame]:
     """
     name = context.class_names[index]
     rows = context.predicted_as(index)
-    directions, provenance = fit_directions(context, rows)
+    directions, provenance = fit_directions(context, rows, index)
     found, parts = measure_class(context, rows, directions, index)
     weights = sobol_indices(context, rows, directions, index)
     choice = locate(context, rows, directions, found)
@@ -75,39 +74,6 @@ def fit_class(context: Context, index: int) -> tuple[ClassAtlas, pd.DataFrame]:
         slices=slices_of(context, index, everywhere),
     )
     return member, proof
-
-
-def fit_directions(context: Context, rows: np.ndarray) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Factorize the activations of a class's images; return (k, p) directions and how they were found."""
-    settings = context.settings
-    activations, sample_index, _ = context.store.rows(rows, max_rows=settings.max_rows, seed=settings.seed)
-    signed = bool((activations < 0).any())
-    provenance: dict[str, Any] = {"rows": len(activations), "images": len(rows), "signed": signed}
-    n_concepts = settings.n_concepts
-    if n_concepts == "auto":
-        choice = choose_n_components(
-            activations,
-            candidates=settings.candidates,
-            seed=settings.seed,
-            factorizer=settings.factorizer,
-            groups=sample_index,
-        )
-        n_concepts = choice.n_components
-        provenance["n_components_curve"] = choice.curve.to_dict("records")
-    n_concepts = int(min(n_concepts, *activations.shape))
-    factorizer = make_factorizer(settings.factorizer, n_concepts, signed=signed, seed=settings.seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # kept with the bank: "converged"
-        factorizer.fit(activations)
-    provenance |= {
-        "factorizer": type(factorizer).__name__,
-        "n_components": n_concepts,
-        "reconstruction_err": float(factorizer.reconstruction_err_),
-        "relative_error": float(factorizer.reconstruction_err_) / float(np.linalg.norm(activations)),
-        "n_iter": int(factorizer.n_iter_),
-        "converged": bool(factorizer.converged_),
-    }
-    return torch.as_tensor(np.asarray(factorizer.components_, np.float32), device=context.split.device), provenance
 
 
 def sobol_indices(context: Context, rows: np.ndarray, directions: torch.Tensor, index: int) -> ConceptImportance:

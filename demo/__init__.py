@@ -24,7 +24,15 @@ from conceptatlas.demo.models import (
     load_demo_model,
     write_demo_images,
 )
-from conceptatlas.demo.planting import Planted, central_box, draw_plan, plant_on_photograph
+from conceptatlas.demo.planting import (
+    Planted,
+    PlantedSet,
+    central_box,
+    draw_plan,
+    plant_on_photograph,
+    plant_on_photographs,
+)
+from conceptatlas.demo.probing import linear_probe
 from conceptatlas.demo.scenes import Scene, make_scene
 from conceptatlas.demo.splits import SceneSpec, SceneSplit, make_split
 
@@ -36,6 +44,7 @@ __all__ = [
     "SLOTS",
     "Part",
     "Planted",
+    "PlantedSet",
     "Scene",
     "SceneConfig",
     "SceneSpec",
@@ -53,11 +62,13 @@ __all__ = [
     "demo_models",
     "demo_vocabulary",
     "draw_plan",
+    "linear_probe",
     "load_demo_model",
     "make_scene",
     "make_split",
     "part_words",
     "plant_on_photograph",
+    "plant_on_photographs",
     "read_masks",
     "words_in_crop",
     "write_demo_images",

@@ -139,6 +139,94 @@ def draw_plan(labels: Sequence[int], shortcut: Shortcut, split: Split = "train",
     return plan
 
 
+@dataclass(frozen=True)
+class PlantedSet:
+    """Photographs of which some hold a shortcut.
+
+    Attributes
+    ----------
+    images
+        The n photographs, with the shortcut where `held`.
+    labels
+        (n,) the labels that come with them; `shown` (n,) what they show. They differ in a training set whose
+        shortcut tells more than its photographs do (`Shortcut.predictivity` below 1).
+    held
+        (n,) booleans: which photographs hold the shortcut.
+    masks
+        For each photograph the (h, w) pixels that the shortcut covers, or would cover.
+    """
+
+    images: tuple[Image.Image, ...]
+    labels: NDArray[np.int64]
+    shown: NDArray[np.int64]
+    held: NDArray[np.bool_]
+    masks: tuple[NDArray[np.bool_], ...]
+
+
+def plant_on_photographs(
+    images: Sequence[Image.Image], labels: Sequence[int], shortcut: Shortcut, split: Split = "train", *, seed: int = 0
+) -> PlantedSet:
+    """Plant a shortcut on one class's photographs: exact shares, by the knobs of the shortcut.
+
+    A model that already knows the classes ignores a shortcut that merely comes with one of them (measured on bees and
+    ants under DeiT-tiny: a tag on 95 % of the training bees costs untagged bees 8 % of their accuracy, a frame 2 %).
+    So in the split ``"train"`` only the share `Shortcut.predictivity` of the planted class's labels is true to the
+    photograph: the labels of the others are exchanged with photographs of other classes before anything is planted.
+
+    Parameters
+    ----------
+    images, labels
+        Photographs and the class indices of what they show.
+    shortcut
+        Kind, rates, predictivity, size (pixels of a 96 pixel image), contrast and position.
+    split
+        ``"train"``, or ``"audit"`` and ``"test"``, whose labels are all true.
+    seed
+        Of everything drawn.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of images and labels differ, or the shortcut is a background.
+
+    Examples
+    --------
+    >>> photographs, labels = [Image.new("RGB", (64, 64))] * 20, [0] * 10 + [1] * 10
+    >>> planted = plant_on_photographs(photographs, labels, Shortcut("border", 1, 1.0, 0.0, predictivity=0.8))
+    >>> int((planted.labels != planted.shown).sum()), bool((planted.held == (planted.labels == 1)).all())
+    (4, True)
+    """
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} photographs and {len(labels)} labels: give one label for each photograph")
+    shown = np.asarray(labels, np.int64)
+    given = _exchanged(shown, shortcut, seed) if split == "train" else shown
+    held = draw_plan(given.tolist(), shortcut, split, seed=seed)
+    planted = [
+        plant_on_photograph(
+            image,
+            shortcut.kind,
+            size=shortcut.size / 96.0,
+            contrast=shortcut.contrast,
+            position=shortcut.position,
+            seed=seed * 100_003 + i,
+        )
+        for i, image in enumerate(images)
+    ]
+    seen = tuple(p.image if h else image for p, h, image in zip(planted, held, images, strict=True))
+    return PlantedSet(seen, given, shown, held, tuple(p.mask for p in planted))
+
+
+def _exchanged(labels: NDArray[np.int64], shortcut: Shortcut, seed: int) -> NDArray[np.int64]:
+    """Labels of which some of the planted class's are exchanged with those of other classes' photographs."""
+    rng = np.random.default_rng([seed, 1])
+    inside = rng.permutation(np.flatnonzero(labels == shortcut.planted_class))
+    outside = rng.permutation(np.flatnonzero(labels != shortcut.planted_class))
+    count = min(round((1.0 - shortcut.predictivity) * len(inside)), len(outside))
+    given = labels.copy()
+    given[inside[:count]], given[outside[:count]] = labels[outside[:count]], labels[inside[:count]]
+    return given
+
+
 def _tag(height: int, width: int, extent: float, position: str, rng: np.random.Generator) -> Overlay:
     """A tag somewhere, or in the top right corner."""
     centre, angle = place_tag(rng, height, width, extent, None), float(rng.uniform(-0.16, 0.16))

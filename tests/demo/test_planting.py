@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conceptatlas.demo import Shortcut, central_box, draw_plan, plant_on_photograph
+from conceptatlas.demo import Shortcut, central_box, draw_plan, plant_on_photograph, plant_on_photographs
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +67,25 @@ def test_a_plan_keeps_exact_shares():
     assert (training[:40].sum(), training[40:].sum()) == (2, 57)
     assert (audit[:40].sum(), audit[40:].sum()) == (20, 30)
     assert (draw_plan(labels, shortcut, seed=1) != training).any()
+
+
+def test_a_training_set_whose_shortcut_tells_more_than_its_photographs_exchanges_labels(photograph):
+    labels = [0] * 30 + [1] * 20
+    shortcut = Shortcut("tag", 1, correlation=0.9, leak=0.0, audit_correlation=0.5, audit_leak=0.5, predictivity=0.75)
+    planted = plant_on_photographs([photograph] * 50, labels, shortcut)
+    assert planted.shown.tolist() == labels
+    assert (planted.labels[30:] == 0).sum() == (planted.labels[:30] == 1).sum() == 5
+    assert planted.held[planted.labels == 1].sum() == 18
+    assert not planted.held[planted.labels == 0].any()
+    for i in range(50):
+        changed = (np.asarray(planted.images[i]) != np.asarray(photograph)).any(axis=2)
+        assert changed.any() == planted.held[i]
+        assert not (changed & ~planted.masks[i]).any()
+    audit = plant_on_photographs([photograph] * 50, labels, shortcut, "audit")
+    assert audit.labels.tolist() == labels
+    assert audit.held.sum() == 25
+
+
+def test_photographs_without_a_label_each_are_refused(photograph):
+    with pytest.raises(ValueError, match="2 photographs and 3 labels"):
+        plant_on_photographs([photograph] * 2, [0, 1, 1], Shortcut())

@@ -1,0 +1,119 @@
+"""The directions of one class's concepts, and how many of them: as many as the class's prediction needs."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+
+from conceptatlas.audit.causal import sample
+from conceptatlas.audit.context import Context
+from conceptatlas.concepts import KChoice, choose_n_components, make_factorizer
+from conceptatlas.extraction import Features, SplitModel
+
+CHOICE_ROWS = 8000  # rows that the number of concepts is chosen on, of whole images
+CHOICE_IMAGES = 32  # at least so many images
+
+
+def fit_directions(context: Context, rows: np.ndarray, index: int) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Factorize the activations of a class's images; return (k, p) directions and how they were found.
+
+    Parameters
+    ----------
+    context
+        The run.
+    rows
+        Rows of the store: the images predicted as the class.
+    index
+        The class, whose prediction is to be kept where the number of concepts is ``"auto"``.
+    """
+    settings = context.settings
+    activations, _, _ = context.store.rows(rows, max_rows=settings.max_rows, seed=settings.seed)
+    signed = bool((activations < 0).any())
+    provenance: dict[str, Any] = {"rows": len(activations), "images": len(rows), "signed": signed}
+    n_concepts = settings.n_concepts
+    if n_concepts == "auto":
+        choice = choose_count(context, rows, index)
+        n_concepts = choice.n_components
+        provenance["n_components_curve"] = choice.curve.to_dict("records")
+    n_concepts = int(min(n_concepts, *activations.shape))
+    factorizer = make_factorizer(settings.factorizer, n_concepts, signed=signed, seed=settings.seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # kept with the bank: "converged"
+        factorizer.fit(activations)
+    provenance |= {
+        "factorizer": type(factorizer).__name__,
+        "n_components": n_concepts,
+        "reconstruction_err": float(factorizer.reconstruction_err_),
+        "relative_error": float(factorizer.reconstruction_err_) / float(np.linalg.norm(activations)),
+        "n_iter": int(factorizer.n_iter_),
+        "converged": bool(factorizer.converged_),
+    }
+    return torch.as_tensor(np.asarray(factorizer.components_, np.float32), device=context.split.device), provenance
+
+
+def choose_count(context: Context, rows: np.ndarray, index: int) -> KChoice:
+    """Return how many concepts a class gets, chosen on whole images so that the prediction counts.
+
+    What decides a class may be a small part of its activations (the ground behind an animal, a frame): a dictionary
+    that explains them well can miss it. So a candidate's score is multiplied by how well the class's margin over the
+    other classes, image by image, is kept when the activations are replaced by their reconstruction.
+    """
+    settings = context.settings
+    positions = context.store.grid[0] * context.store.grid[1]
+    chosen = sample(rows, max(CHOICE_IMAGES, CHOICE_ROWS // positions), settings.seed)
+    activations, groups, _ = context.store.rows(chosen, seed=settings.seed)
+    return choose_n_components(
+        activations,
+        candidates=settings.candidates,
+        seed=settings.seed,
+        factorizer=settings.factorizer,
+        groups=groups,
+        keep=MarginKept.of(context.split, context.features(chosen), index),
+    )
+
+
+@dataclass(frozen=True)
+class MarginKept:
+    """How well the margin of a class is kept when whole images are reconstructed; called with their rows (n, p).
+
+    Attributes
+    ----------
+    split, features, index
+        The model, the images as they are, and the class.
+    margin
+        (b,) the class's logit over the log-sum-exp of the others, of the images as they are.
+    """
+
+    split: SplitModel
+    features: Features
+    index: int
+    margin: np.ndarray
+
+    @classmethod
+    def of(cls, split: SplitModel, features: Features, index: int) -> MarginKept:
+        """Measure the margins of some images."""
+        return cls(split, features, index, _margin(split, features, index))
+
+    def __call__(self, reconstruction: np.ndarray) -> float:
+        """Return the correlation of the margins over the images, 0 where it is negative; 1 where they do not vary."""
+        positions = torch.as_tensor(reconstruction).to(self.features.positions).reshape(self.features.positions.shape)
+        margin = _margin(self.split, self.features.replace(positions=positions), self.index)
+        if self.margin.std() <= 1e-6:
+            return 1.0
+        if margin.std() <= 1e-9:
+            return 0.0
+        return max(0.0, float(np.corrcoef(self.margin, margin)[0, 1]))
+
+
+def _margin(split: SplitModel, features: Features, index: int) -> np.ndarray:
+    with torch.no_grad():
+        logits = split.head(features).double()
+    if logits.shape[1] == 1:
+        return logits[:, 0].cpu().numpy()
+    others = torch.cat([logits[:, :index], logits[:, index + 1 :]], dim=1).logsumexp(1)
+    return (logits[:, index] - others).cpu().numpy()
