@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from conceptatlas.extraction.errors import StoreError
+from conceptatlas.extraction.records import SHARD as SHARD_RULES
+from conceptatlas.extraction.records import SKIPPED, first_wrong
 
 SCHEMA = 1
 MANIFEST = "manifest.jsonl"
@@ -196,6 +198,12 @@ def _shard_from(record: Mapping[str, Any], path: Path) -> ShardRecord:
         shard = ShardRecord(**values)
     except (KeyError, TypeError) as error:
         raise StoreError(f"{str(path)!r} holds a record that is no shard ({error}): extract again.") from error
+    wrong = first_wrong(vars(shard), SHARD_RULES)
+    wrong = wrong or next((name for entry in shard.skipped if (name := first_wrong(vars(entry), SKIPPED))), None)
+    if wrong or len(shard.labels) != shard.rows or shard.stop < shard.start:
+        raise StoreError(
+            f"{str(path)!r} holds a record that is no shard (its {wrong or 'numbers'} cannot be): extract again."
+        )
     if shard.file not in ("", shard_name(shard.index)):
         raise StoreError(f"{str(path)!r} names the file {shard.file!r}, which is not one of the store's own: refused.")
     if shard.rows and (path.parent / shard.file).is_symlink():

@@ -11,6 +11,7 @@ from typing import Any
 from conceptatlas.extraction.errors import StoreError
 from conceptatlas.extraction.manifest import MANIFEST, ShardRecord, canonical_bytes, read_manifest
 from conceptatlas.extraction.parts import PARTS
+from conceptatlas.extraction.records import first_wrong, is_count
 from conceptatlas.extraction.store import ActivationStore, has_size
 from conceptatlas.extraction.writer import drop_lock, replace_manifest, take_lock
 
@@ -66,7 +67,9 @@ def _joined(folder: Path, names: Iterable[str]) -> tuple[dict[str, Any], dict[in
 
 def _check_whole(folder: Path, header: Mapping[str, Any], shards: Mapping[int, ShardRecord]) -> None:
     """Raise StoreError where shards are missing."""
-    n_samples, size = int(header.get("n_samples", 0)), int(header.get("shard_size", 1))
+    if wrong := first_wrong(header, {"n_samples": is_count, "shard_size": lambda value: is_count(value, 1)}):
+        raise StoreError(f"the parts in {str(folder)!r} have no usable {wrong}: run them again.")
+    n_samples, size = header["n_samples"], header["shard_size"]
     expected = -(-n_samples // size)
     missing = [index for index in range(expected) if index not in shards]
     if missing or not expected:

@@ -49,7 +49,7 @@ class RayEngine:
     cpus: float | None = None
     gpus: float | None = None
     retries: int = 3
-    start_seconds: float = 180.0
+    start_seconds: float = 600.0
     stall_seconds: float = 3600.0
     init: Mapping[str, Any] = field(default_factory=dict)
 

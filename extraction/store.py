@@ -23,6 +23,7 @@ from conceptatlas.extraction.errors import StoreError
 from conceptatlas.extraction.features import Features
 from conceptatlas.extraction.manifest import MANIFEST, ShardRecord, Skipped, read_manifest
 from conceptatlas.extraction.parts import Part
+from conceptatlas.extraction.records import HEADER, SHAPES, first_wrong
 
 
 class ActivationStore:
@@ -64,6 +65,12 @@ class ActivationStore:
         manifest = read_manifest(self.path, MANIFEST if part is None else part.manifest)
         if "grid" not in manifest.header and not (part is not None and manifest.header):
             raise StoreError(f"there is no activation store in {str(self.path)!r}: run extract first.")
+        wrong = first_wrong(manifest.header, HEADER if "grid" not in manifest.header else {**HEADER, **SHAPES})
+        if wrong:
+            raise StoreError(
+                f"the manifest in {str(self.path)!r} has no usable {wrong} ({manifest.header.get(wrong)!r}): extract "
+                "again with resume=False."
+            )
         self.header: Mapping[str, Any] = manifest.header
         self.shards: tuple[ShardRecord, ...] = tuple(manifest.shards[index] for index in sorted(manifest.shards))
         self.sample_ids: list[str] = [name for shard in self.shards for name in shard.sample_ids]
@@ -118,7 +125,10 @@ class ActivationStore:
         """Box of every position or crop (h * w, 4): left, top, right, bottom in pixels of the view."""
         height, width = self.header["view"]
         if self.header["crops"] is not None:
-            return CropSpec(**self.header["crops"]).boxes((height, width))[1].astype(np.float32)
+            try:
+                return CropSpec(**self.header["crops"]).boxes((height, width))[1].astype(np.float32)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise StoreError(f"the manifest in {str(self.path)!r} holds no crops: {error}.") from error
         return position_boxes(self.grid, (height, width))
 
     @cached_property
@@ -255,6 +265,13 @@ class ActivationStore:
     def _prefix(self, number: int, part: slice) -> Any:
         return self._read(number, "prefix", part) if self._has_prefix else None
 
+    def _shape(self, shard: ShardRecord, name: str) -> list[int]:
+        """Return the shape that a tensor of a shard must have."""
+        if name == "logits":
+            return [shard.rows, self.n_classes]
+        rows = self.header["prefix_tokens"] if name == "prefix" else self.grid[0] * self.grid[1]
+        return [shard.rows, rows, self.n_features]
+
     def _read(self, number: int, name: str, part: slice, *, dtype: Any = np.float32) -> np.ndarray:
         """Return a slice of one tensor of a shard; the shard's checksum is compared the first time."""
         shard = self.shards[number]
@@ -267,7 +284,13 @@ class ActivationStore:
             self._checked.add(number)
         try:
             with safe_open(self.path / shard.file, framework="numpy") as file:
-                values = file.get_slice(name)[part]
+                whole = file.get_slice(name)
+                if whole.get_shape() != self._shape(shard, name):
+                    raise StoreError(
+                        f"{shard.file!r} in {str(self.path)!r} holds {name} of the shape {whole.get_shape()}, and not "
+                        f"{self._shape(shard, name)} as its manifest says: run extract with verify=True."
+                    )
+                values = whole[part]
         except (SafetensorError, OSError) as error:
             raise StoreError(f"{shard.file!r} in {str(self.path)!r} cannot be read: {error}.") from error
         return values if dtype is None else values.astype(dtype, copy=False)
