@@ -5,8 +5,9 @@
 - equal: 25 concepts of equal effect; largest over smallest index at 32 designs.
 - coverage: share of intervals that hold the truth, over seeded trials, on affine and on bending functions.
 - demo-cnn (layer 3), demo-vit, deit (block 8; needs ``CONCEPTATLAS_REAL_DATA``): k = 25 concepts under a head that is not
-  affine, against Jansen's estimator with `--reference` scrambled Sobol designs. A differentiated evaluation counts as
-  three passes. References are kept in `--cache`, since they take 26 passes a design.
+  affine, against Jansen's estimator with `--reference` scrambled Sobol designs, in scrambles of 512 (how far their mean
+  may be off is the column "reference tv"). A differentiated evaluation counts as three passes. References are kept in
+  `--cache`, since they take 26 passes a design.
 
 ``--quick`` is a smoke run: one image, 64 designs of reference, few trials.
 """
@@ -34,6 +35,14 @@ from conceptatlas.importance.recomposition import select
 
 K = 25
 PUBLISHED_PASSES = 32 * (K + 2)
+REFERENCE_PART = 512
+METHODS: dict[str, dict] = {
+    "auto": {},
+    "auto, 16": {"n_designs": 16},
+    "auto, 32": {"n_designs": 32},
+    "jansen, 32": {"method": "jansen"},
+    "published": {"method": "craft"},
+}
 
 
 @dataclass(frozen=True)
@@ -94,13 +103,20 @@ def settings(only: list[str], n: int) -> Iterator[Setting]:
 
 
 def reference(setting: Setting, n_designs: int, cache: Path | None) -> np.ndarray:
-    """Long reference of the first images ``(B, k)``, from the cache where it is there."""
+    """Long references of the first images, ``(scrambles, B, k)``: one for each scramble of at most 512 designs."""
+    sizes = [REFERENCE_PART] * (n_designs // REFERENCE_PART) or [n_designs]
+    return np.stack([_reference_part(setting, size, 12345 + seed, cache) for seed, size in enumerate(sizes)])
+
+
+def _reference_part(setting: Setting, n_designs: int, seed: int, cache: Path | None) -> np.ndarray:
+    """Jansen's estimate ``(B, k)`` on one scramble, from the cache where it is there."""
     digest = zlib.crc32(setting.W.numpy().tobytes() + setting.features.positions.numpy().tobytes())
-    kept = cache / f"{setting.name}-{n_designs}-{digest:08x}.npy" if cache else None
+    kept = cache / f"{setting.name}-{n_designs}-{seed}-{digest:08x}.npy" if cache else None
     if kept and kept.is_file():
         return np.load(kept)
     arguments = (setting.split_model, setting.features, setting.U, setting.W, setting.target)
-    local = concept_importance(*arguments, method="jansen", n_designs=n_designs, seed=12345).local
+    with torch.inference_mode():
+        local = concept_importance(*arguments, method="jansen", n_designs=n_designs, seed=seed).local
     if kept:
         kept.parent.mkdir(parents=True, exist_ok=True)
         np.save(kept, local)
@@ -114,9 +130,11 @@ def distance(first: np.ndarray, second: np.ndarray) -> float:
 
 def compare(setting: Setting, n_designs: int, cache: Path | None) -> pd.DataFrame:
     """Hold each method against the reference, image by image."""
-    truth, rows = reference(setting, n_designs, cache), []
+    scrambles, rows = reference(setting, n_designs, cache), []
+    truth = scrambles.mean(axis=0)
+    noise = [_spread(each) for each in scrambles.swapaxes(0, 1)]
     arguments = (setting.split_model, setting.features, setting.U, setting.W, setting.target)
-    for label, options in (("auto", {}), ("jansen, 32", {"method": "jansen"}), ("published", {"method": "craft"})):
+    for label, options in METHODS.items():
         started = time.perf_counter()
         found = concept_importance(*arguments, **options)
         seconds = (time.perf_counter() - started) / len(truth)
@@ -134,6 +152,7 @@ def compare(setting: Setting, n_designs: int, cache: Path | None) -> pd.DataFram
                 "rho min": np.min(rho),
                 "tv mean": np.mean(tv),
                 "tv max": np.max(tv),
+                "reference tv": np.mean(noise),
                 "class rho": spearmanr(found.total, truth.mean(0)).statistic,
                 "class tv": distance(found.total, truth.mean(0)),
                 "covered": np.nan if label == "published" else inside.mean(),
@@ -141,6 +160,14 @@ def compare(setting: Setting, n_designs: int, cache: Path | None) -> pd.DataFram
             }
         )
     return pd.DataFrame(rows).round(3)
+
+
+def _spread(scrambles: np.ndarray) -> float:
+    """How far the mean of the scrambles ``(s, k)`` may be off: mean distance from it over the root of their number."""
+    if len(scrambles) < 2:
+        return np.nan
+    middle = scrambles.mean(axis=0)
+    return float(np.mean([distance(each, middle) for each in scrambles]) / np.sqrt(len(scrambles)))
 
 
 def equal_concepts(trials: int) -> pd.DataFrame:
