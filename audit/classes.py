@@ -15,6 +15,7 @@ from conceptatlas.audit.coefficients import ImageCoefficients, ImageContribution
 from conceptatlas.audit.context import Context
 from conceptatlas.audit.directions import fit_directions
 from conceptatlas.audit.examples import build_pool, example_table, store_views, top_rows
+from conceptatlas.audit.foreground import Foreground, foreground_of
 from conceptatlas.audit.panels import image_maps, what_flips
 from conceptatlas.audit.parts import Parts, find_parts
 from conceptatlas.audit.shortcuts import describe_population, evidence, population_rows, presence_thresholds
@@ -51,7 +52,7 @@ def fit_class(context: Context, index: int) -> tuple[ClassAtlas, pd.DataFrame]:
     strategies = find_strategies(parts.values, correct, seed=context.settings.seed, umap=context.settings.umap)
     table = concept_table(parts, weights, choice, found, thresholds, strategies, shown.naming.names)
     table["reference"] = reference.cpu().numpy()[table["concept"]]
-    proof = _with_concepts(proof, table)
+    proof = _with_concepts(proof, table, shown.foreground, provenance)
     bank = make_bank(context, index, directions, shown, table, provenance)
     member = ClassAtlas(
         index=index,
@@ -106,6 +107,7 @@ class Illustrations:
     image_maps: pd.DataFrame
     parts: Parts
     naming: Naming
+    foreground: Foreground
     view_of: dict[int, str]
 
 
@@ -130,7 +132,8 @@ def illustrate(
     examples, maps = example_table(context, pool, rows, found.score, view_of)
     ids = context.images["sample_id"].to_numpy()[rows]
     of_images, maps = image_maps(pool, rows, weights.values, examples, maps, ids)
-    return Illustrations(examples, maps, of_images, find_parts(context, pool, directions, view_of), naming, view_of)
+    found_parts, foreground = find_parts(context, pool, directions, view_of), foreground_of(context, pool)
+    return Illustrations(examples, maps, of_images, found_parts, naming, foreground, view_of)
 
 
 def concept_table(
@@ -179,9 +182,14 @@ def _array(values: Any) -> np.ndarray:
     return np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values, dtype=np.float64)
 
 
-def _with_concepts(proof: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+def _with_concepts(
+    proof: pd.DataFrame, table: pd.DataFrame, foreground: Foreground, provenance: dict[str, Any]
+) -> pd.DataFrame:
     by_concept = table.set_index("concept")
     proof = proof.copy()
+    proof["stability"] = np.asarray(provenance["stability"])[proof["concept"]]
+    proof["foreground_share"] = foreground.share[proof["concept"]]
+    proof["foreground_area"], proof["foreground_source"] = foreground.area, foreground.source
     for column in ("name", "importance", "localisation"):
         proof[column] = by_concept.loc[proof["concept"], column].to_numpy()
     return proof

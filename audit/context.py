@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from PIL import Image
 from conceptatlas.concepts import TextImageEncoder, Vocabulary
 from conceptatlas.extraction import ActivationStore, Features, ImageError, SplitModel
 
+Masks = Mapping[str, Any] | Callable[[str], Any]
 ProgressFactory = Callable[[str, int], Callable[[int], None]]
 
 
@@ -86,6 +87,7 @@ class Context:
     word_embeddings: np.ndarray | None = None
     batch_size: int = 64
     map_method: str | None = None
+    masks: Masks | None = None
 
     def predicted_as(self, index: int) -> np.ndarray:
         """Return the rows of the images that the model predicts as a class, in the order of the store."""

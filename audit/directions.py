@@ -11,12 +11,14 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from conceptatlas.audit.causal import sample
-from conceptatlas.audit.context import Context
+from conceptatlas.audit.context import Context, Settings
 from conceptatlas.concepts import KChoice, choose_n_components, make_factorizer
+from conceptatlas.concepts.quality import match_components
 from conceptatlas.extraction import Features, SplitModel
 
 CHOICE_ROWS = 8000  # rows that the number of concepts is chosen on, of whole images
 CHOICE_IMAGES = 32  # at least so many images
+FOLD_ROWS = 4000  # rows of each half that a concept is sought in again
 
 
 def fit_directions(context: Context, rows: np.ndarray, index: int) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -32,7 +34,7 @@ def fit_directions(context: Context, rows: np.ndarray, index: int) -> tuple[torc
         The class, whose prediction is to be kept where the number of concepts is ``"auto"``.
     """
     settings = context.settings
-    activations, _, _ = context.store.rows(rows, max_rows=settings.max_rows, seed=settings.seed)
+    activations, images, _ = context.store.rows(rows, max_rows=settings.max_rows, seed=settings.seed)
     signed = bool((activations < 0).any())
     provenance: dict[str, Any] = {"rows": len(activations), "images": len(rows), "signed": signed}
     n_concepts = settings.n_concepts
@@ -45,6 +47,7 @@ def fit_directions(context: Context, rows: np.ndarray, index: int) -> tuple[torc
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # kept with the bank: "converged"
         factorizer.fit(activations)
+    provenance["stability"] = fold_stability(activations, images, factorizer.components_, settings).tolist()
     provenance |= {
         "factorizer": type(factorizer).__name__,
         "n_components": n_concepts,
@@ -54,6 +57,27 @@ def fit_directions(context: Context, rows: np.ndarray, index: int) -> tuple[torc
         "converged": bool(factorizer.converged_),
     }
     return torch.as_tensor(np.asarray(factorizer.components_, np.float32), device=context.split.device), provenance
+
+
+def fold_stability(activations: np.ndarray, images: np.ndarray, components: Any, settings: Settings) -> np.ndarray:
+    """Return for each concept the cosine with its match in dictionaries of other folds, (k,): the mean of two.
+
+    The images are halved by the run's seed and each half is factorized by itself; 1: both halves have the concept.
+    """
+    k, signed = len(components), bool((activations < 0).any())
+    names = np.unique(images)
+    side = np.isin(images, np.random.default_rng(settings.seed).permutation(names)[: len(names) // 2])
+    found = []
+    for half in (side, ~side):
+        rows = sample(np.flatnonzero(half), FOLD_ROWS, settings.seed)
+        if len(rows) < k:
+            return np.full(k, np.nan)
+        fold = make_factorizer(settings.factorizer, k, signed=signed, seed=settings.seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fold.set_params(tol=1e-3, max_iter=100).fit(activations[rows])
+        found.append(match_components(components, fold.components_)[2])
+    return np.mean(found, axis=0)
 
 
 def choose_count(context: Context, rows: np.ndarray, index: int) -> KChoice:

@@ -23,7 +23,7 @@ from torch import nn
 
 from conceptatlas.audit import storage
 from conceptatlas.audit.atlas import Atlas
-from conceptatlas.audit.context import Context, Settings
+from conceptatlas.audit.context import Context, Masks, Settings
 from conceptatlas.audit.engines import ClassWork, proofs_of
 from conceptatlas.audit.progress import Progress
 from conceptatlas.audit.shortcuts import finish
@@ -103,6 +103,7 @@ class Request:
     min_images: int
     max_error_rate: float
     recursion: Literal["off", "auto", "all"]
+    masks: Masks | None
     settings: Settings | None
 
 
@@ -147,6 +148,7 @@ def audit(
     min_images: int = 20,
     max_error_rate: float = 0.05,
     recursion: Literal["off", "auto", "all"] = "off",
+    masks: Masks | None = None,
     settings: Settings | None = None,
 ) -> Atlas:
     """Audit a model on images and return its atlas.
@@ -197,6 +199,9 @@ def audit(
     recursion
         Whether concepts are split into their parts at earlier layers: ``"off"``, ``"auto"`` (those that are not one
         thing there) or ``"all"`` (every one is tried). The tree stands in ``atlas[name].bank.tree``.
+    masks
+        Where the object is: sample id -> (h, w) booleans in the pixels of the image or of what the model sees of it,
+        or a callable that gives them (None: not known). Without masks the object is guessed from the model's features.
     settings
         All numbers at once; `n_concepts`, `factorizer`, `seed` and `min_images` above override it, and `recursion`
         where it is not ``"off"``.
@@ -236,6 +241,7 @@ def audit(
         min_images=min_images,
         max_error_rate=max_error_rate,
         recursion=recursion,
+        masks=masks,
         settings=settings,
     )
     run = _begin(request)
@@ -369,6 +375,7 @@ def _class_work(run: Run, result: ExtractionResult, table: pd.DataFrame, listing
         encoder=cached,
         vocabulary=words,
         word_embeddings=embed_words(cached, words.words) if cached is not None and words is not None else None,
+        masks=run.request.masks,
     )
     fitted = listing[listing["fitted"]]
     classes = [(int(index), str(slug)) for index, slug in zip(fitted["index"], fitted["slug"], strict=True)]

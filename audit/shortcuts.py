@@ -22,13 +22,14 @@ PERMUTATIONS = 1000
 MISLEADS = MISSES = CAUSES = ADDS = 0.1
 SIGNIFICANT = 0.05
 FOREIGN = 0.5
+PLAIN = 0.4  # both gaps' lower bounds: seen so plainly that it counts without an edit that shows it
 EVIDENCE_COLUMNS = [
     "class", "concept", "name", "importance", "threshold", "presence_in_class", "presence_elsewhere",
     "n_with", "n_without", "accuracy_with", "accuracy_without", "accuracy_gap", "accuracy_gap_low", "accuracy_gap_high",
     "n_elsewhere_with", "n_elsewhere_without", "false_positive_with", "false_positive_without", "false_positive_gap",
     "false_positive_gap_low", "false_positive_gap_high", "label_association", "prediction_association",
     "ablation_effect", "ablation_flips", "n_ablated", "addition_effect", "addition_flips", "n_added",
-    "foreground_share", "localisation", "p_raw",
+    "foreground_share", "foreground_area", "foreground_source", "localisation", "stability", "p_raw",
 ]  # fmt: skip
 
 
@@ -234,12 +235,16 @@ def finish(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _suspicion(frame: pd.DataFrame) -> np.ndarray:
-    """Return a number in [0, 1]: how far the concept leads the model astray, times how far the model follows it."""
+    """Return a number in [0, 1]: how far the concept leads the model astray, more so where the model follows its edit.
+
+    The mean of the two gaps' lower bounds times (1 + effect of editing it) / 2. What is seen in images leads, because
+    an edit of one direction does little where the thing is spread over several concepts, as a colour cast is.
+    """
     astray = (_positive(frame, "false_positive_gap_low") + _positive(frame, "accuracy_gap_low")) / 2
     follows = np.maximum(_positive(-frame["ablation_effect"]), _positive(frame, "addition_flips"))
     unlabelled = frame["false_positive_gap"].isna().to_numpy() & frame["accuracy_gap"].isna().to_numpy()
     widespread = _positive(frame, "presence_elsewhere")  # without labels: causes the prediction and is found elsewhere
-    return np.where(unlabelled, follows * widespread / 4, np.sqrt(astray * follows))
+    return np.where(unlabelled, follows * widespread / 4, astray * (1 + follows) / 2)
 
 
 def _positive(frame: pd.DataFrame | pd.Series, column: str | None = None) -> np.ndarray:
@@ -252,17 +257,18 @@ def _grade(row: pd.Series) -> str:
 
     A: other classes' images with the concept are called the class, its own are missed without it, and editing the
     concept changes the prediction. B: the same without the misses, for a concept that is found outside the class at
-    least half as often as inside: one that belongs to the class can mislead, but is no shortcut. C: the class is
-    missed without it, or it misleads and belongs to the class.
+    least half as often as inside: one that belongs to the class can mislead, but is no shortcut. Also B: both gaps are
+    large, but editing this one direction changes nothing. C: the class is missed without it, or it misleads and
+    belongs to the class.
     """
     misleads = row["false_positive_gap_low"] > MISLEADS
     misses = row["accuracy_gap_low"] > MISSES
     acts = -row["ablation_effect"] > CAUSES or row["addition_flips"] > ADDS
-    significant = row["p_value"] < SIGNIFICANT
-    if not acts or not significant:
+    plain = min(row["false_positive_gap_low"], row["accuracy_gap_low"]) > PLAIN
+    if not row["p_value"] < SIGNIFICANT:
         return "D"
-    if misleads and misses:
+    if misleads and misses and acts:
         return "A"
-    if misleads and row["presence_elsewhere"] >= FOREIGN * row["presence_in_class"]:
+    if plain or (acts and misleads and row["presence_elsewhere"] >= FOREIGN * row["presence_in_class"]):
         return "B"
-    return "C" if misses or misleads else "D"
+    return "C" if acts and (misses or misleads) else "D"

@@ -94,6 +94,25 @@ def test_grades_fall_with_the_evidence():
     assert graded.loc[[0, 1, 2, 3, 4, 5]].tolist() == ["A", "B", "C", "D", "D", "C"]
 
 
+def test_what_is_plain_in_the_images_is_a_b_although_editing_it_changes_nothing():
+    still = {"ablation_effect": 0.0, "addition_flips": 0.0, "accuracy_gap_low": 0.5, "false_positive_gap_low": 0.5}
+    rows = [
+        evidence_row(concept=0, **still),
+        evidence_row(concept=1, **{**still, "accuracy_gap_low": 0.3}),
+        evidence_row(concept=2, **{**still, "false_positive_gap_low": 0.3}),
+        evidence_row(concept=3, **still, p_raw=0.9),
+    ]
+    assert finish(pd.DataFrame(rows)).set_index("concept")["grade"].loc[[0, 1, 2, 3]].tolist() == ["B", "D", "D", "D"]
+
+
+def test_what_leads_astray_comes_before_what_is_merely_followed():
+    rows = [
+        evidence_row(concept=0, accuracy_gap_low=0.1, false_positive_gap_low=0.1),
+        evidence_row(concept=1, ablation_effect=0.0, addition_flips=0.0),
+    ]
+    assert finish(pd.DataFrame(rows))["concept"].tolist() == [1, 0]
+
+
 def test_the_most_suspect_comes_first():
     rows = [evidence_row(concept=0, ablation_effect=-0.1, addition_flips=0.0), evidence_row(concept=1)]
     assert finish(pd.DataFrame(rows))["concept"].tolist() == [1, 0]
