@@ -59,7 +59,9 @@ def surf(
     Returns
     -------
     Surf
-        With the rows for shuffled importances and for random directions.
+        With the rows for shuffled importances, and for random directions that bear shuffled importances: nothing of the
+        explanation is left there. Random directions with effects of their own are no floor: a network's output
+        is linear in many of its activations, and enough directions of any kind rebuild it.
 
     Raises
     ------
@@ -88,13 +90,12 @@ def surf(
     real = _surrogate(positions, directions, given, heads)
     rng = np.random.default_rng(seed)
     shuffled = [_surrogate(positions, directions, _shuffled(given, rng), heads) for _ in range(N_SHUFFLES)]
-    other = {index: random_directions(W, seed + index) for index, W in directions.items()}
-    random = _surrogate(positions, other, {index: heads[index].effects(W) for index, W in other.items()}, heads)
+    nothing = [_surrogate(positions, _others(directions, rng), _shuffled(given, rng), heads) for _ in range(N_SHUFFLES)]
     with torch.no_grad():
         truth = split_model.head(features)[:, list(directions)].double().cpu().numpy()
     return Surf(
-        mae=_scored("SURF MAE", _absolute_error, truth, real, shuffled, random, confidence),
-        emd=_scored("SURF EMD", _probability_error, truth, real, shuffled, random, confidence),
+        mae=_scored("SURF MAE", _absolute_error, truth, real, shuffled, nothing, confidence),
+        emd=_scored("SURF EMD", _probability_error, truth, real, shuffled, nothing, confidence),
     )
 
 
@@ -135,6 +136,10 @@ def _shuffled(effects: dict[int, Tensor], rng: np.random.Generator) -> dict[int,
     return {index: values[torch.as_tensor(rng.permutation(len(values)))] for index, values in effects.items()}
 
 
+def _others(directions: dict[int, Tensor], rng: np.random.Generator) -> dict[int, Tensor]:
+    return {index: random_directions(W, int(rng.integers(2**31))) for index, W in directions.items()}
+
+
 def _checked(values: Any, like: Tensor) -> Tensor:
     effects = torch.as_tensor(values).to(like)
     if effects.shape != like.shape:
@@ -161,12 +166,12 @@ def _scored(
     truth: NDArray[np.float64],
     real: NDArray[np.float64],
     shuffled: list[NDArray[np.float64]],
-    random: NDArray[np.float64],
+    nothing: list[NDArray[np.float64]],
     confidence: float,
 ) -> Faithfulness:
     rows: list[FaithfulnessRow] = [
         summarise("concepts", error(truth, real), confidence),
         summarise("random importance", np.mean([error(truth, each) for each in shuffled], axis=0), confidence),
-        summarise("random concepts", error(truth, random), confidence),
+        summarise("random concepts", np.mean([error(truth, each) for each in nothing], axis=0), confidence),
     ]
     return Faithfulness(metric, False, *rows)
