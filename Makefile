@@ -7,7 +7,7 @@ LIST := $(shell ls */*.py */templates/* 2>/dev/null | cksum | cut -d' ' -f1)
 INSTALLED := $(VENV)/.installed-$(LIST)
 WITH_TESTS := $(VENV)/.with-tests-$(LIST)
 
-.PHONY: demo test lint weights pictures notebooks bench clean
+.PHONY: demo test lint weights pictures notebooks bench fuzz pip-audit clean
 
 demo: $(INSTALLED)
 	$(BIN)/conceptatlas demo --out atlas-demo
@@ -23,11 +23,24 @@ lint: $(WITH_TESTS)
 weights: $(INSTALLED)
 	$(BIN)/python -m conceptatlas.demo.train
 
+# Needs a browser: CHROMIUM=/path/to/chromium, else /usr/bin/chromium.
+pictures: $(WITH_TESTS)
+	$(BIN)/conceptatlas demo --out atlas-demo --recursion auto
+	$(BIN)/python docs/pictures.py atlas-demo/run-cnn
+
 notebooks: $(WITH_TESTS)
 	$(BIN)/python -m pytest -m slow tests/notebooks
 
 bench: $(WITH_TESTS)
 	for script in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$script --quick || exit 1; done
+
+fuzz: $(WITH_TESTS)
+	CONCEPTATLAS_FUZZ_SECONDS=600 $(BIN)/python -m pytest -m slow tests/security
+
+# Asks the package index whether any installed dependency has a known flaw.
+pip-audit: $(WITH_TESTS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --skip-editable
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -56,6 +56,7 @@ def demo(
     model: Annotated[str, typer.Option(help="Which of the shipped models: cnn or vit.")] = "cnn",
     images_per_class: Annotated[int, typer.Option(min=5, help="Scenes to draw for each class.")] = 60,
     seed: Annotated[int, typer.Option(help="Seed of the scenes and of the audit.")] = 0,
+    recursion: Annotated[str, typer.Option(help="Split concepts into parts: off, auto or all.")] = "off",
     quiet: Quiet = False,
 ) -> None:
     """Audit a shipped model on planted scenes, with a shortcut to find, and build its site."""
@@ -74,6 +75,7 @@ def demo(
         encoder=demo_encoder_path(),
         vocabulary=demo_vocabulary(),
         seed=seed,
+        recursion=recursion,  # type: ignore[arg-type]
         progress=not quiet,
     )
     _finish(atlas, out / f"site-{model}")

@@ -87,12 +87,14 @@ class Versus:
 
     def context(self) -> dict[str, Any]:
         """Return what the template needs."""
+        classes = rows_of(self._comparison.classes)
         return {
             "paragraph": self._paragraph(),
             "sides": self._sides(),
             "shortcuts": self.shortcuts,
             "more_shortcuts": self._n_shortcuts - len(self.shortcuts),
-            "classes": [_class_line(row, self._comparison) for row in rows_of(self._comparison.classes)],
+            "classes": [_class_line(row, self._comparison) for row in classes if value_of(row, "only_in") is None],
+            "only": _only_in(classes),
             "groups": self.groups,
             "more_pairs": self._n_pairs - sum(len(pairs) for _, pairs in self.groups),
             "sheet": self.sheet,
@@ -118,7 +120,7 @@ class Versus:
             class_name=name,
             status=str(row["status"]),
             sides=(self._side(row, name, "a"), self._side(row, name, "b")),
-            similarity=kind if both else f"nearest: {kind}",
+            similarity=kind if both else f"the nearest has {kind}",
             shift=f"{signed(100 * float(shift), 0)} points" if known(shift) else "",
         )
 
@@ -177,16 +179,21 @@ def _model_line(title: str, atlas: Atlas) -> dict[str, str]:
 
 
 def _class_line(row: dict[str, Any], comparison: Comparison) -> dict[str, Any]:
-    name, only = str(row["class"]), value_of(row, "only_in")
-    table = comparison.concepts
-    held = Counter(table.loc[table["class"] == name, "status"]) if len(table) else Counter()
+    table, shared = comparison.concepts, value_of(row, "n_shared_images")
+    held = Counter(table.loc[table["class"] == row["class"], "status"]) if len(table) else Counter()
     return {
-        "name": name,
-        "note": f"fitted only in the {'first' if only == 'a' else 'second'} model" if only else "",
-        "shared": value_of(row, "n_shared_images"),
+        "name": str(row["class"]),
+        "shared": None if shared is None else int(shared),
         "agreement": number(value_of(row, "agreement")),
         **{status: held.get(status, 0) for status in ("kept", "lost", "gained")},
     }
+
+
+def _only_in(rows: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Return the classes that only one of the models has, with which one."""
+    held = {"a": "first", "b": "second"}
+    found = [(word, [str(r["class"]) for r in rows if value_of(r, "only_in") == key]) for key, word in held.items()]
+    return [(word, names) for word, names in found if names]
 
 
 def _best_crops(atlas: Atlas, name: str, concept: int) -> list[Image.Image]:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from conceptatlas.audit.atlas import Atlas, ClassAtlas
+from conceptatlas.audit.comparison import Comparison
 from conceptatlas.concepts.bank import ConceptBank
 from conceptatlas.concepts.names import Name
 from conceptatlas.concepts.records import ConceptRecord
@@ -305,6 +306,29 @@ def synthetic(root: Path, size: Size) -> Atlas:
     }
     return Atlas(run=run, images=images, skipped=skipped, classes=pd.DataFrame(classes),
                  shortcut_table=shortcuts_of(members), members=members, path=root)  # fmt: skip
+
+
+def comparison_of(atlas: Atlas, n_pairs: int = 3, name: str = "class 0") -> Comparison:
+    """The atlas against itself: one concept kept, one lost, one gained, as `compare` writes it."""
+    held = {"class": name, "similarity": 0.9, "measure": "correlation", "importance_a": 0.4, "importance_b": 0.1}
+    first = {"concept_a": 0, "label_a": atlas[name].label(0), "grade_a": "A"}
+    second = {"concept_b": 1, "label_b": atlas[name].label(1), "grade_b": "D"}
+    none = {"concept_a": None, "label_a": None, "grade_a": None, "concept_b": None, "label_b": None, "grade_b": None}
+    rows = [
+        {**none, **held, **first, **second, "status": "kept", "shift": -0.3},
+        {**none, **held, **first, "status": "lost", "shift": None, "importance_b": None},
+        {**none, **held, **second, "status": "gained", "shift": None, "importance_a": None},
+    ]
+    concepts = pd.DataFrame([rows[i % 3] for i in range(n_pairs)])
+    classes = pd.DataFrame([{"class": name, "n_shared_images": 40, "agreement": 0.8, "only_in": None}])
+    shortcuts = pd.DataFrame([{**rows[0], "status": "fixed"}, {**rows[2], "status": "new", "grade_b": "B"}])
+    return Comparison(concepts, shortcuts, classes, (atlas, atlas))
+
+
+@pytest.fixture(scope="session")
+def compared() -> Callable[..., Comparison]:
+    """Factory of comparisons of an atlas with itself: `compared(atlas, n_pairs=3)`."""
+    return comparison_of
 
 
 @pytest.fixture(scope="session")

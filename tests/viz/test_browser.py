@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from conceptatlas.audit.atlas import Atlas
+from conceptatlas.audit.comparison import Comparison
 from conceptatlas.viz import bias_report, export_site
 
 pytestmark = pytest.mark.browser
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-PAGES = ("index.html", "shortcuts.html", "slices.html", "skipped.html", "methods.html")
+PAGES = ("index.html", "shortcuts.html", "slices.html", "comparison.html", "skipped.html", "methods.html")
 LOCAL = ("file:", "data:", "blob:")
 
 
@@ -62,13 +63,23 @@ def visit(browser: Any) -> Iterator[Visit]:
 
 
 @pytest.fixture(scope="module")
-def site(make_atlas: Callable[..., Atlas], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_site(make_atlas(n_classes=3, n_concepts=6, n_images=60), tmp_path_factory.mktemp("site")).parent
+def site(
+    make_atlas: Callable[..., Atlas],
+    compared: Callable[..., Comparison],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    atlas = make_atlas(n_classes=3, n_concepts=6, n_images=60)
+    return export_site(atlas, tmp_path_factory.mktemp("site"), comparison=compared(atlas)).parent
 
 
 @pytest.fixture(scope="module")
-def hostile_site(hostile_atlas: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_site(hostile_atlas, tmp_path_factory.mktemp("hostile")).parent
+def hostile_site(
+    hostile_atlas: Atlas, compared: Callable[..., Comparison], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    first = next(iter(hostile_atlas))
+    return export_site(
+        hostile_atlas, tmp_path_factory.mktemp("hostile"), comparison=compared(hostile_atlas, name=first)
+    ).parent
 
 
 @pytest.fixture(scope="module")
