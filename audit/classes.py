@@ -19,6 +19,7 @@ from conceptatlas.audit.foreground import Foreground, foreground_of
 from conceptatlas.audit.panels import image_maps, what_flips
 from conceptatlas.audit.parts import Parts, find_parts
 from conceptatlas.audit.shortcuts import describe_population, evidence, population_rows, presence_thresholds
+from conceptatlas.audit.slice_words import slice_words
 from conceptatlas.audit.slices import find_slices
 from conceptatlas.audit.statistics import bootstrap_mean
 from conceptatlas.audit.storage import slug_of
@@ -72,7 +73,7 @@ def fit_class(context: Context, index: int) -> tuple[ClassAtlas, pd.DataFrame]:
         image_maps=shown.image_maps,
         everywhere_rows=everywhere.rows,
         everywhere_scores=everywhere.score,
-        slices=slices_of(context, index, everywhere),
+        slices=slices_of(context, index, everywhere, directions, choice.method),
     )
     return member, proof
 
@@ -195,7 +196,9 @@ def _with_concepts(
     return proof
 
 
-def slices_of(context: Context, index: int, everywhere: ImageCoefficients) -> pd.DataFrame:
+def slices_of(
+    context: Context, index: int, everywhere: ImageCoefficients, directions: torch.Tensor, method: str
+) -> pd.DataFrame:
     """Return the error slices among the images labelled as the class; empty where too few are."""
     images = context.images.iloc[everywhere.rows]
     labelled = (images["label_index"] == index).to_numpy()
@@ -204,7 +207,9 @@ def slices_of(context: Context, index: int, everywhere: ImageCoefficients) -> pd
         torch.softmax(logits, 1)[:, index].numpy() if logits.shape[1] > 1 else torch.sigmoid(logits[:, 0]).numpy()
     )
     correct = images["correct"].to_numpy(dtype=float)[labelled] == 1
-    return find_slices(everywhere.score[labelled], probability, correct, seed=context.settings.seed).table
+    found = find_slices(everywhere.score[labelled], probability, correct, seed=context.settings.seed)
+    words = slice_words(context, everywhere.rows[labelled], found, correct, directions, method)
+    return found.table.assign(words=words)
 
 
 def image_table(
