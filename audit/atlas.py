@@ -6,6 +6,7 @@ Letters: ``n`` images predicted as a class, ``k`` concepts of that class.
 from __future__ import annotations
 
 import html
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from conceptatlas.audit.search import search
 from conceptatlas.concepts import TextImageEncoder
 from conceptatlas.concepts.bank import ConceptBank
 from conceptatlas.extraction.errors import UserError
+from conceptatlas.extraction.remote import Mirror, is_address
 
 GRADES = ("A", "B", "C", "D")
 
@@ -257,25 +259,33 @@ class Atlas(Mapping[str, ClassAtlas]):
         return atlas
 
     def save(self, path: str | Path) -> Path:
-        """Write the atlas (without the activation store) to a new folder and return it.
+        """Write the atlas (without the activation store) to a new folder, or an address, and return it.
 
         Raises
         ------
         UserError
             Where the folder exists and is not empty.
         """
+        if is_address(path):
+            mirror = Mirror(str(path))
+            shutil.rmtree(mirror.path, ignore_errors=True)
+            storage.copy_atlas(self.path, mirror.path)
+            mirror.push()
+            return mirror.path
         return storage.copy_atlas(self.path, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> Atlas:
-        """Open a run's folder. Classes are read when they are asked for.
+        """Open a run's folder, or a copy of what an address such as ``s3://bucket/run`` holds (less its activations).
+
+        Classes are read when they are asked for.
 
         Raises
         ------
         UserError
             Where the folder holds no finished atlas, or one of a newer version.
         """
-        root = Path(path)
+        root = Mirror(str(path)).pull(without=("activations",)) if is_address(path) else Path(path)
         run = storage.read_run(root)
         tables = {name: storage.read_table(root, name) for name in ("images", "skipped", "classes", "shortcuts")}
         members = LazyClasses(root, tables["classes"])

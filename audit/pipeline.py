@@ -57,6 +57,7 @@ from conceptatlas.extraction import (
 from conceptatlas.extraction.errors import UserError
 from conceptatlas.extraction.parts import check_shard
 from conceptatlas.extraction.pools import pool_of
+from conceptatlas.extraction.remote import Mirror, is_address
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +121,12 @@ class Run:
     key: dict[str, Any]
     bars: Progress
     keep_alive: object
+    mirror: Mirror | None = None
+
+    def keep(self) -> None:
+        """Write what is done to the address of the run, where it has one."""
+        if self.mirror is not None:
+            self.mirror.push()
 
 
 def audit(
@@ -160,7 +167,9 @@ def audit(
     images
         A folder (of class folders, or flat), a list of paths, a dataset, or a source (see `as_source`).
     out
-        The run's folder. Run the same call again and it resumes. Without it the atlas lives in a temporary folder.
+        The run's folder. Run the same call again and it resumes. Without it the atlas lives in a temporary folder. An
+        address such as ``s3://bucket/run`` is worked on in a folder of this machine (`Mirror`), and written when the
+        activations are done and when all is.
     preprocess
         A `Preprocess` or a callable ``PIL -> tensor``; the model's own configuration where None.
     class_names
@@ -246,6 +255,7 @@ def audit(
     )
     run = _begin(request)
     result = _extract(run)
+    run.keep()
     table = _image_table(run.subject, result, labels)
     listing = class_listing(table, run.subject.class_names, run.settings.min_images, classes)
     work = _class_work(run, result, table, listing)
@@ -256,6 +266,7 @@ def audit(
     found["names"]["source"] = encoder if isinstance(encoder, str) else None
     _write_tables(run.run_dir, table, result, listing, shortcuts)
     storage.write_json(run.run_dir / "run.json", {**found, "finished": True})
+    run.keep()
     return replace(Atlas.load(run.run_dir), keep_alive=run.keep_alive)
 
 
@@ -301,6 +312,7 @@ def audit_shard(model: nn.Module | str, images: Any, *, out: str | Path, shard: 
     folder = run.run_dir / "activations"
     if not has_store(folder) or not ActivationStore(folder).complete:
         _extract(run, (index, count))
+        run.keep()
         return "activations"
     result = _extract(run)
     table = _image_table(run.subject, result, run.request.labels)
@@ -308,6 +320,7 @@ def audit_shard(model: nn.Module | str, images: Any, *, out: str | Path, shard: 
     work = _class_work(run, result, table, listing)
     with run.bars.stage("concepts", len(work.classes[index::count])) as tick:
         work.run_part(index, count, tick)
+    run.keep()
     return "classes"
 
 
@@ -336,10 +349,23 @@ def _begin(request: Request) -> Run:
         request.layer,
         request.device,
     )
-    run_dir, keep_alive = _run_dir(request.out)
+    mirror = _mirror(request)
+    run_dir, keep_alive = _run_dir(request.out if mirror is None else mirror.path)
     key = _run_key(subject, settings, encoder, words, request.labels, request.classes)
     _claim(run_dir, key, request.resume)
-    return Run(request, subject, settings, encoder, words, run_dir, key, Progress(request.progress), keep_alive)
+    return Run(request, subject, settings, encoder, words, run_dir, key, Progress(request.progress), keep_alive, mirror)
+
+
+def _mirror(request: Request) -> Mirror | None:
+    """Return the folder of this machine that stands for an address, with what lies there; None for a plain folder."""
+    if not is_address(request.out):
+        return None
+    if request.engine != "local":
+        raise UserError(f"engine={request.engine!r} needs a folder that all machines see as out=, not {request.out!r}")
+    mirror = Mirror(str(request.out))
+    if request.resume:
+        mirror.pull()
+    return mirror
 
 
 def _extract(run: Run, shard: tuple[int, int] | None = None) -> ExtractionResult:

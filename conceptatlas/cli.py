@@ -110,8 +110,8 @@ def layers(
 @app.command()
 def audit(
     model: Annotated[str, typer.Option(help="Name of a timm or torchvision model.")],
-    images: Annotated[Path, typer.Option(help="Folder of images, or of class folders.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; run again to resume.")],
+    images: Annotated[str, typer.Option(help="Folder (or address) of images, or of class folders.")],
+    out: Annotated[str, typer.Option(help="Folder (or address) of the run; run again to resume.")],
     checkpoint: Checkpoint = None,
     layer: Annotated[str, typer.Option(help="Name of a cut point (see `layers`), or auto.")] = "auto",
     n_concepts: Annotated[str, typer.Option(help="Concepts per class, or auto.")] = "auto",

@@ -144,7 +144,7 @@ class _Walk:
         return sum(self._entry(entry, f"{relative}/{entry.name}" if relative else entry.name) for entry in entries)
 
     def _entry(self, entry: os.DirEntry[str], relative: str) -> int:
-        if reason := _reason_to_ignore(entry.name):
+        if reason := reason_to_ignore(entry.name):
             self.ignored[relative] = reason
             return 0
         if entry.is_symlink():
@@ -182,7 +182,12 @@ class _Walk:
         return 1
 
 
-def _reason_to_ignore(name: str) -> str | None:
+def reason_to_ignore(name: str) -> str | None:
+    """Return why a file or folder of this name is no image of the user's; None where it may be.
+
+    >>> reason_to_ignore(".DS_Store"), reason_to_ignore("ant.jpg")
+    ('hidden', None)
+    """
     if name.startswith("._"):
         return "AppleDouble file"
     if name.startswith("."):

@@ -17,6 +17,7 @@ from conceptatlas.extraction.datasets import DatasetSource
 from conceptatlas.extraction.decode import decode_image
 from conceptatlas.extraction.errors import SourceError
 from conceptatlas.extraction.folders import FolderSource
+from conceptatlas.extraction.remote import RemoteSource, is_address
 from conceptatlas.extraction.samples import ImageSource, Sample, content_id, printable_id, unique_ids
 
 
@@ -88,7 +89,8 @@ def as_source(images: Any) -> ImageSource:
     Parameters
     ----------
     images
-        A folder, a file, a list of paths or of (path, label), a map-style dataset, or a source.
+        A folder, a file, an address such as ``s3://bucket/images``, a list of paths or of (path, label), a map-style
+        dataset, or a source.
 
     Raises
     ------
@@ -101,6 +103,8 @@ def as_source(images: Any) -> ImageSource:
     Traceback (most recent call last):
     conceptatlas.extraction.errors.SourceError: there is no folder 'nowhere': check the path of the images.
     """
+    if is_address(images):
+        return RemoteSource(images)
     if isinstance(images, (str, os.PathLike)):
         return ListSource([images]) if Path(images).is_file() else FolderSource(images)
     if isinstance(images, (list, tuple)):

@@ -1,9 +1,5 @@
 """The same audit computed here, by the jobs of an array, and by Ray: the same store, the same tables."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +92,23 @@ def test_parts_of_an_audit_must_be_merged_first(folder, tmp_path):
 def test_an_option_that_audit_does_not_have_is_named(folder, tmp_path):
     with pytest.raises(UserError, match="n_concept'"):
         audit_shard(network(), folder, out=tmp_path / "run", shard=(0, 2), n_concept=3)
+
+
+def test_a_run_at_an_address_is_written_there_and_read_from_there(whole, folder, tmp_path, monkeypatch):
+    import fsspec
+
+    monkeypatch.setenv("CONCEPTATLAS_MIRRORS", str(tmp_path / "here"))
+    memory = fsspec.filesystem("memory")
+    memory.put(str(folder), "/audited/images", recursive=True)
+    done = audit(network(), "memory://audited/images", out="memory://audited/run", **OPTIONS)
+    assert "/audited/run/run.json" in memory.find("/audited/run")
+    monkeypatch.setenv("CONCEPTATLAS_MIRRORS", str(tmp_path / "elsewhere"))
+    read = Atlas.load("memory://audited/run")
+    assert not (read.path / "activations").exists()
+    for name in whole:
+        np.testing.assert_array_equal(whole[name].bank.directions, read[name].bank.directions)
+    whole.save("memory://audited/copy")
+    assert list(Atlas.load("memory://audited/copy")) == list(done)
+    with pytest.raises(UserError, match="all machines see"):
+        audit(network(), folder, out="memory://audited/other", engine="ray", **OPTIONS)
+    memory.rm("/audited", recursive=True)
