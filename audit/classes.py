@@ -84,8 +84,9 @@ def sobol_indices(context: Context, rows: np.ndarray, directions: torch.Tensor, 
     affine = context.split.head_is_affine
     features = context.features(sample(rows, len(rows) if affine else settings.sobol_images, settings.seed))
     u = positions_on(features, directions)
-    designs = None if affine else settings.sobol_designs
-    return concept_importance(context.split, features, u, directions, index, n_designs=designs, seed=settings.seed)
+    return concept_importance(
+        context.split, features, u, directions, index, max_designs=settings.sobol_designs, seed=settings.seed
+    )
 
 
 def locate(context: Context, rows: np.ndarray, directions: torch.Tensor, found: ImageCoefficients) -> MapChoice:

@@ -24,7 +24,7 @@ from conceptatlas.importance.designs import design
 from conceptatlas.importance.jansen import ROUNDING, Estimate, is_flat
 from conceptatlas.importance.masks import Masks, Values
 
-FIRST_DESIGNS = 16
+FIRST_DESIGNS = 8
 """Designs of the first fit; doubled until two fits agree."""
 
 _RIDGE = 0.3
@@ -265,7 +265,7 @@ def chaos_indices(
     n_concepts, n_functions
         k and B.
     n_designs
-        A fixed size, or None to start at 16 and double at least once.
+        A fixed size, or None to start at 8 and double at least once.
     max_designs
         Where doubling ends.
     tolerance

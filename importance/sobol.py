@@ -87,7 +87,7 @@ def total_sobol(
         Seed of every random choice.
     n_designs
         Designs to use. By default 32 for Jansen (32 (k + 1) evaluations) and the published estimator, and as many as
-        it takes for chaos, from 32 to `max_designs`.
+        it takes for chaos, from 16 to `max_designs`.
     gradient
         Takes masks ``(n, k)`` and returns gradients ``(n, k)``; not needed for torch functions.
     sampler
