@@ -2,6 +2,7 @@
 
 from conceptatlas.viz.bars import importance_bars, waterfall
 from conceptatlas.viz.curves import choice_curve, faithfulness_curves
+from conceptatlas.viz.flow import layer_flow
 from conceptatlas.viz.network import concept_graph
 from conceptatlas.viz.overlays import crop, outline, overlay
 from conceptatlas.viz.report import bias_report
@@ -20,6 +21,7 @@ __all__ = [
     "export_site",
     "faithfulness_curves",
     "importance_bars",
+    "layer_flow",
     "outline",
     "overlay",
     "prevalence_reliability",

@@ -13,6 +13,7 @@ from conceptatlas.viz.cards import Card, build_cards
 from conceptatlas.viz.concepts import Neighbour, concept_labels
 from conceptatlas.viz.curves import choice_curve, faithfulness_curves
 from conceptatlas.viz.findings import slices_of
+from conceptatlas.viz.flow import layer_flow
 from conceptatlas.viz.gallery import Gallery
 from conceptatlas.viz.network import concept_graph
 from conceptatlas.viz.palette import OTHER, Style, class_styles
@@ -79,12 +80,18 @@ def class_context(
         "images": image_tiles(member, gallery),
         "slices": slices_of(member),
         "has_choice": has_choice(member),
+        "has_parts": has_parts(member),
     }
 
 
 def has_choice(member: ClassAtlas) -> bool:
     """Return whether the number of concepts was chosen, so that there is a curve to show."""
     return bool(member.bank.provenance.get("n_components_curve"))
+
+
+def has_parts(member: ClassAtlas) -> bool:
+    """Return whether a concept was split into parts, so that there is a flow to show."""
+    return any(split.parts for split in splits_of(member, {}).values())
 
 
 def leading(cards: Sequence[Card], most: int = 5) -> list[Card]:
@@ -180,6 +187,8 @@ def _figures(
     }
     if has_choice(member):
         figures["choice"] = choice_curve(member)
+    if has_parts(member):
+        figures["flow"] = layer_flow(member)
     return {name: _plain(figure) for name, figure in figures.items()}
 
 

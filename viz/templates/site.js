@@ -209,8 +209,8 @@
   function traces(figure) {
     var ink = isDark() ? "#f2efe9" : "#111111";
     return figure.data.map(function (trace) {
-      var copy = Object.assign({}, trace, { marker: Object.assign({}, trace.marker) });
-      var line = copy.marker.line;
+      var copy = trace.marker ? Object.assign({}, trace, { marker: Object.assign({}, trace.marker) }) : Object.assign({}, trace);
+      var line = copy.marker && copy.marker.line;
       if (line && Array.isArray(line.color)) copy.marker.line = Object.assign({}, line, {
         color: line.color.map(function (c) { return c === "#111111" ? ink : c; }) });
       return copy;
