@@ -20,6 +20,7 @@ from conceptatlas.audit import storage
 from conceptatlas.audit.search import search
 from conceptatlas.concepts import TextImageEncoder
 from conceptatlas.concepts.bank import ConceptBank
+from conceptatlas.concepts.judgement import read_edits, written_edits
 from conceptatlas.extraction.errors import UserError
 from conceptatlas.extraction.remote import Mirror, is_address
 
@@ -239,20 +240,30 @@ class Atlas(Mapping[str, ClassAtlas]):
         storage.save_bank(self.path, member)
         return replace(self, members={**dict(self.members), name: member})
 
-    def apply_edits(self, edits: dict[str, Any]) -> Atlas:
+    def edits(self) -> dict[str, Any]:
+        """Return what a person has said of the concepts, in the form that the site exports and `apply_edits` takes."""
+        return {"edits": [edit for name in self for edit in written_edits(name, self[name].bank.concepts)]}
+
+    def apply_edits(self, edits: dict[str, Any] | str | Path) -> Atlas:
         """Return the atlas with the renames, tags and notes exported from the site (JSON) applied and written.
+
+        Parameters
+        ----------
+        edits
+            What the site exported, or the path of that file, or another atlas's `edits()`.
 
         Raises
         ------
         UserError
             Where the edits name a class or a concept that the atlas does not have; nothing is written then.
         """
+        listed = read_edits(edits)
         banks = {name: self[name].bank for name in self}
-        unknown = {e.get("class") for e in edits.get("edits", [])} - set(banks)
+        unknown = {e.get("class") for e in listed} - set(banks)
         if unknown:
             raise UserError(f"the edits name classes that this atlas does not have: {sorted(map(str, unknown))}")
-        touched = {e["class"] for e in edits.get("edits", [])}
-        changed = {name: banks[name].apply_edits(edits) for name in sorted(touched)}
+        touched = {e["class"] for e in listed}
+        changed = {name: banks[name].apply_edits(listed) for name in sorted(touched)}
         atlas = self
         for name, bank in changed.items():
             atlas = atlas.with_bank(name, bank)

@@ -25,6 +25,7 @@ from conceptatlas.audit import storage
 from conceptatlas.audit.atlas import Atlas
 from conceptatlas.audit.context import Context, Masks, Settings
 from conceptatlas.audit.engines import ClassWork, proofs_of
+from conceptatlas.audit.judgements import restore, set_aside
 from conceptatlas.audit.progress import Progress
 from conceptatlas.audit.shortcuts import finish
 from conceptatlas.concepts import (
@@ -195,7 +196,7 @@ def audit(
     device, seed, batch_size
         How it is computed.
     resume
-        Go on with what `out` holds. False starts afresh.
+        Go on with what `out` holds. False starts afresh; a person's titles, tags and notes stay with the same concepts.
     on_error, max_error_rate
         What an unreadable image does: ``"warn"`` skips, logs and lists it; ``"skip"`` skips and lists it; ``"raise"``
         stops. More than this share of unreadable images stops the audit.
@@ -266,8 +267,9 @@ def audit(
     found["names"]["source"] = encoder if isinstance(encoder, str) else None
     _write_tables(run.run_dir, table, result, listing, shortcuts)
     storage.write_json(run.run_dir / "run.json", {**found, "finished": True})
+    atlas = restore(Atlas.load(run.run_dir))
     run.keep()
-    return replace(Atlas.load(run.run_dir), keep_alive=run.keep_alive)
+    return replace(atlas, keep_alive=run.keep_alive)
 
 
 def audit_shard(model: nn.Module | str, images: Any, *, out: str | Path, shard: tuple[int, int], **options: Any) -> str:
@@ -539,6 +541,7 @@ def _claim(run_dir: Path, key: dict[str, Any], resume: bool) -> None:
                 "give a new folder, or resume=False to start afresh in it"
             )
     elif path.exists() or (not resume and any(run_dir.iterdir())):
+        set_aside(run_dir)
         for name in ("activations", "concepts", "views", "tables"):
             shutil.rmtree(run_dir / name, ignore_errors=True)
     storage.write_json(path, {"schema": storage.SCHEMA, "key": key, "finished": False})

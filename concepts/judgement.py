@@ -42,6 +42,22 @@ def read_edits(edits: Any) -> list[dict[str, Any]]:
     return [dict(edit) for edit in edits]
 
 
+def written_edits(class_name: str, records: Sequence[ConceptRecord]) -> list[dict[str, Any]]:
+    """What a person has said of a class's concepts, in the form that `read_edits` reads.
+
+    Examples
+    --------
+    >>> written_edits("zebra", [ConceptRecord(0), ConceptRecord(1, title="mane")])
+    [{'class': 'zebra', 'concept': 1, 'title': 'mane'}]
+    """
+    said = [{"title": record.title, "tag": record.tag, "note": record.note} for record in records]
+    return [
+        {"class": class_name, "concept": record.id, **{key: value for key, value in each.items() if value}}
+        for record, each in zip(records, said, strict=True)
+        if record.judged
+    ]
+
+
 def check_text(value: Any, what: str, longest: int) -> str:
     """`value` without the space around it; "" for None.
 
