@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from conceptatlas.concepts import ConceptTree
 from conceptatlas.viz.cards import Card, build_cards
 from conceptatlas.viz.concepts import Neighbour, concept_labels
 from conceptatlas.viz.curves import choice_curve, faithfulness_curves
@@ -80,7 +81,7 @@ def class_context(
         "images": image_tiles(member, gallery),
         "slices": slices_of(member),
         "has_choice": has_choice(member),
-        "has_parts": has_parts(member),
+        "flow_height": flow_height(member),
     }
 
 
@@ -89,9 +90,12 @@ def has_choice(member: ClassAtlas) -> bool:
     return bool(member.bank.provenance.get("n_components_curve"))
 
 
-def has_parts(member: ClassAtlas) -> bool:
-    """Return whether a concept was split into parts, so that there is a flow to show."""
-    return any(split.parts for split in splits_of(member, {}).values())
+def flow_height(member: ClassAtlas) -> int:
+    """Return the height of the layer flow in pixels, enough for a line per part; 0 where no concept was split."""
+    tree = member.bank.tree
+    n_parts = len(tree.nodes) - len(tree.roots) if isinstance(tree, ConceptTree) else 0
+    split = any(found.parts for found in splits_of(member, {}).values())
+    return max(320, 20 * n_parts) if split else 0
 
 
 def leading(cards: Sequence[Card], most: int = 5) -> list[Card]:
@@ -187,7 +191,7 @@ def _figures(
     }
     if has_choice(member):
         figures["choice"] = choice_curve(member)
-    if has_parts(member):
+    if flow_height(member):
         figures["flow"] = layer_flow(member)
     return {name: _plain(figure) for name, figure in figures.items()}
 
