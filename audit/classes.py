@@ -26,7 +26,7 @@ from conceptatlas.audit.storage import slug_of
 from conceptatlas.audit.strategies import Strategies, find_strategies
 from conceptatlas.audit.words import Naming, name_class
 from conceptatlas.concepts import ConceptBank, ConceptRecord, Name
-from conceptatlas.importance import ConceptImportance, MapChoice, choose_map, concept_importance
+from conceptatlas.importance import ConceptImportance, MapChoice, choose_map, concept_importance, pooled
 
 
 def fit_class(context: Context, index: int) -> tuple[ClassAtlas, pd.DataFrame]:
@@ -80,12 +80,14 @@ def fit_class(context: Context, index: int) -> tuple[ClassAtlas, pd.DataFrame]:
 
 def sobol_indices(context: Context, rows: np.ndarray, directions: torch.Tensor, index: int) -> ConceptImportance:
     """Return total Sobol indices over the class: of all images where they are exact, of a sample otherwise."""
-    settings = context.settings
-    affine = context.split.head_is_affine
-    features = context.features(sample(rows, len(rows) if affine else settings.sobol_images, settings.seed))
+    settings, split = context.settings, context.split
+    if split.head_is_affine:
+        blocks = (features for _, features in context.blocks(rows))
+        return pooled([concept_importance(split, f, positions_on(f, directions), directions, index) for f in blocks])
+    features = context.features(sample(rows, settings.sobol_images, settings.seed))
     u = positions_on(features, directions)
     return concept_importance(
-        context.split, features, u, directions, index, max_designs=settings.sobol_designs, seed=settings.seed
+        split, features, u, directions, index, max_designs=settings.sobol_designs, seed=settings.seed
     )
 
 

@@ -2,7 +2,7 @@
 
 ``OMP_NUM_THREADS=1 python benchmarks/growth.py [--quick] [--device cpu] [--parts images ... overhead projection]``.
 Every point is a process of its own: CPU seconds (wall seconds on a GPU) and the peak of the resident memory, by stage.
-Images are scenes of the demo; over features, concepts and classes the model is a wide layer of random filters, whose
+Images are scenes of the demo; over images one class of the demo's network is fitted, which grows with them; over features, concepts and classes the model is a wide layer of random filters, whose
 outputs are scaled so that all classes are predicted about equally often. `overhead` compares what an audit does beyond
 its forward passes with these, for DeiT-tiny on 2,000 images: the photographs in ``CONCEPTATLAS_REAL_DATA``, and mirrored
 and cropped copies of them (skipped where that is not set).
@@ -148,7 +148,7 @@ def subject_of(point: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     if point["model"] == "demo":
         from conceptatlas.demo import load_demo_model
 
-        return load_demo_model("cnn"), {}
+        return load_demo_model("cnn"), {"classes": sorted(path.name for path in Path(point["folder"]).iterdir())[:1]}
     from conceptatlas.extraction import FolderSource, Preprocess
 
     preprocess = Preprocess((96, 96), 1.0, "bilinear")

@@ -27,7 +27,7 @@ from conceptatlas.importance.maps import (
     peak,
     upsample,
 )
-from conceptatlas.importance.shares import ConceptImportance, Shares, concept_importance, signed_shares
+from conceptatlas.importance.shares import ConceptImportance, Shares, concept_importance, pooled, signed_shares
 from conceptatlas.importance.sobol import SobolIndices, total_sobol
 from conceptatlas.importance.surf import Surf, surf
 from conceptatlas.importance.targets import Target, as_target, logit, margin, similarity
@@ -78,6 +78,7 @@ __all__ = [
     "peak_of",
     "pointing_chance",
     "pointing_game",
+    "pooled",
     "project",
     "project_features",
     "signed_shares",

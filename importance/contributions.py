@@ -114,11 +114,14 @@ def contributions(
 def _integrated(parts: Decomposition, images: Tensor, nodes: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Average the gradient along the line from no activation, and multiply it by concepts and residual."""
     features = select(parts.features, images)
-    total = torch.zeros_like(features.positions)
-    with torch.no_grad():
-        output = parts.target(parts.split_model.head(features))
+    total, output = torch.zeros_like(features.positions), None
     for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True):
-        total += weight * slope(parts, with_positions(features, node * features.positions))
+        value, gradient = value_and_slope(parts, with_positions(features, node * features.positions))
+        total += weight * gradient
+        output = value if node == 1.0 else output  # the activations themselves: their output need not be computed again
+    if output is None:
+        with torch.no_grad():
+            output = parts.target(parts.split_model.head(features))
     values = ((total @ parts.directions.T) * parts.coefficients[images]).sum(dim=1)
     whole = (total * features.positions).sum(dim=(1, 2))
     return values, whole - values.sum(dim=1), output
@@ -139,10 +142,15 @@ def _occlusion(parts: Decomposition, images: Tensor) -> tuple[Tensor, Tensor, Te
 
 def slope(parts: Decomposition, features: Any) -> Tensor:
     """Return the gradient of the target by the positions, ``(B, P, p)``."""
+    return value_and_slope(parts, features)[1]
+
+
+def value_and_slope(parts: Decomposition, features: Any) -> tuple[Tensor, Tensor]:
+    """Return the target ``(B,)`` and its gradient by the positions, ``(B, P, p)``, from one pass."""
     with torch.enable_grad():
         leaf = features.positions.detach().requires_grad_()
         value = parts.target(parts.split_model.head(with_positions(features, leaf)))
-        return torch.autograd.grad(value.sum(), leaf)[0]
+        return value.detach(), torch.autograd.grad(value.sum(), leaf)[0]
 
 
 def _gauss_legendre(steps: int) -> tuple[Tensor, Tensor]:

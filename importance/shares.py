@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -129,6 +130,30 @@ def concept_importance(
         seed=seed,
     )
     return _from_estimate(estimate, confidence, "chaos", counted)
+
+
+def pooled(parts: Sequence[ConceptImportance], *, confidence: float = 0.95) -> ConceptImportance:
+    """Return the importance over all images of several batches, each by the closed form.
+
+    Raises
+    ------
+    ValueError
+        A batch was estimated from designs, whose errors do not add up over batches.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from conceptatlas.extraction.features import Features
+    >>> head = SimpleNamespace(head=lambda features: features.positions.sum((1, 2))[:, None], head_is_affine=True)
+    >>> U, W = torch.tensor([[[3.0, 1.0]], [[1.0, 3.0]]]), torch.eye(2)
+    >>> parts = [concept_importance(head, Features(u @ W, None, (1, 1)), u, W, 0) for u in U.split(1)]
+    >>> pooled(parts).total.round(2).tolist()
+    [0.5, 0.5]
+    """
+    if any(part.method != "affine" for part in parts):
+        raise ValueError("only importance by the closed form is pooled over batches; pass all images at once")
+    local = np.concatenate([part.local for part in parts])
+    return _summary(local, local, local, np.zeros(local.shape[1]), confidence, "affine")
 
 
 def affine_effects(parts: Decomposition) -> torch.Tensor:

@@ -1,5 +1,8 @@
 """The same audit computed here, by the jobs of an array, and by Ray: the same store, the same tables."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +115,28 @@ def test_a_run_at_an_address_is_written_there_and_read_from_there(whole, folder,
     with pytest.raises(UserError, match="all machines see"):
         audit(network(), folder, out="memory://audited/other", engine="ray", **OPTIONS)
     memory.rm("/audited", recursive=True)
+
+
+ON_RAY = """
+import sys, timm, torch
+torch.set_num_threads(1)
+from conceptatlas.audit import Settings, audit
+from conceptatlas.extraction import RayEngine
+torch.manual_seed(0)
+model = timm.create_model("test_resnet", num_classes=3)
+model.pretrained_cfg.update(input_size=(3, 32, 32), crop_pct=1.0)
+options = eval(sys.argv[3])
+for name, engine in (("local", "local"), ("ray", RayEngine(2, 1, init={"object_store_memory": 80_000_000}))):
+    audit(model.eval(), sys.argv[1], out=f"{sys.argv[2]}/{name}", engine=engine, **options)
+"""  # fmt: skip
+
+
+@pytest.mark.slow
+def test_fault_63_an_audit_on_ray_leaves_the_bytes_of_a_local_one(folder, tmp_path):
+    pytest.importorskip("ray")
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    env |= {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
+    command = [sys.executable, "-c", ON_RAY, str(folder), str(tmp_path), repr(OPTIONS)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "local", tmp_path / "ray")

@@ -1,6 +1,5 @@
 """Images at addresses, and folders that stand for an address."""
 
-from functools import partial
 from pathlib import Path
 
 import fsspec
