@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +26,7 @@ from conceptatlas.audit import storage
 from conceptatlas.audit.atlas import Atlas
 from conceptatlas.audit.context import Context, Masks, Settings
 from conceptatlas.audit.engines import ClassWork, proofs_of
+from conceptatlas.audit.inventory import empty_folders, inventory
 from conceptatlas.audit.judgements import restore, set_aside
 from conceptatlas.audit.progress import Progress
 from conceptatlas.audit.shortcuts import finish
@@ -45,6 +47,7 @@ from conceptatlas.extraction import (
     SplitModel,
     as_preprocess,
     as_source,
+    check_class_head,
     choose_device,
     class_names_of,
     class_synonyms_of,
@@ -258,7 +261,8 @@ def audit(
     result = _extract(run)
     run.keep()
     table = _image_table(run.subject, result, labels)
-    listing = class_listing(table, run.subject.class_names, run.settings.min_images, classes)
+    empty = _empty_classes(run.subject, run.request.labels)
+    listing = class_listing(table, run.subject.class_names, run.settings.min_images, classes, empty)
     work = _class_work(run, result, table, listing)
     with run.bars.stage("concepts", len(work.classes)) as tick:
         context = work.run(tick)
@@ -318,7 +322,8 @@ def audit_shard(model: nn.Module | str, images: Any, *, out: str | Path, shard: 
         return "activations"
     result = _extract(run)
     table = _image_table(run.subject, result, run.request.labels)
-    listing = class_listing(table, run.subject.class_names, run.settings.min_images, run.request.classes)
+    empty = _empty_classes(run.subject, run.request.labels)
+    listing = class_listing(table, run.subject.class_names, run.settings.min_images, run.request.classes, empty)
     work = _class_work(run, result, table, listing)
     with run.bars.stage("concepts", len(work.classes[index::count])) as tick:
         work.run_part(index, count, tick)
@@ -447,6 +452,7 @@ def _subject(
     device: str,
 ) -> Subject:
     net = load_model(model, checkpoint=checkpoint)
+    check_class_head(net)
     transform = as_preprocess(preprocess, model=net)
     where = choose_device(device)
     size = getattr(transform, "size", None)
@@ -594,10 +600,25 @@ def _label_indices(subject: Subject, given: list[Any], labels: Mapping[str, str 
     return np.array([np.nan if i is None else float(i) for i in indices])
 
 
+def _empty_classes(subject: Subject, labels: Mapping[str, str | int] | None) -> set[int]:
+    """Return the classes whose folders hold no image."""
+    folders = empty_folders(subject.source)
+    if not folders:
+        return set()
+    synonyms = class_synonyms_of(subject.split.model, len(subject.class_names))
+    mapping = {str(k): v for k, v in labels.items() if str(k) in folders} if labels else None
+    found = match_labels(folders, subject.class_names, synonyms=synonyms, mapping=mapping)
+    return {index for index in found.values() if index is not None}
+
+
 def class_listing(
-    images: pd.DataFrame, class_names: list[str], min_images: int, wanted: Sequence[str | int] | None
+    images: pd.DataFrame,
+    class_names: list[str],
+    min_images: int,
+    wanted: Sequence[str | int] | None,
+    empty: AbstractSet[int] = frozenset(),
 ) -> pd.DataFrame:
-    """Return one row per class that is predicted, labelled or asked for, with whether it is fitted and why not.
+    """Return one row per class that is predicted, labelled, asked for or has an empty folder: whether it is fitted.
 
     Raises
     ------
@@ -608,7 +629,7 @@ def class_listing(
     predicted = images["predicted_index"].value_counts()
     labelled = set(images["label_index"].dropna().astype(int))
     rows = []
-    for index in sorted(set(predicted.index) | labelled | (chosen or set())):
+    for index in sorted(set(predicted.index) | labelled | (chosen or set()) | set(empty)):
         n = int(predicted.get(index, 0))
         reason = None
         if chosen is not None and index not in chosen:
@@ -672,6 +693,7 @@ def _describe(
             "n_skipped": len(result.skipped),
             "n_labelled": len(known),
             "accuracy": float(known.mean()) if len(known) else None,
+            **inventory(subject.source),
         },
         "map": context.map_method,
         "names": {
