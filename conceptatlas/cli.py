@@ -218,6 +218,31 @@ def report(
 
 
 @app.command()
+def search(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished audit that had an encoder.")],
+    words: Annotated[list[str], typer.Argument(help="What to look for; of several, the best answer counts.")],
+    encoder: Annotated[
+        str | None, typer.Option(help="open_clip model of the audit; by default the recorded one.")
+    ] = None,
+    most: Annotated[int, typer.Option(min=1, help="Concepts listed.")] = 12,
+) -> None:
+    """List the concepts of all classes whose crops answer to some words."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from conceptatlas.audit import Atlas
+
+    found = Atlas.load(run).search(words, encoder=encoder, most=most)
+    table = Table("class", "concept", "label", "score", "z")
+    for _, row in found.iterrows():
+        table.add_row(row["class"], str(row["concept"]), row["label"], f"{row['score']:.3f}", f"{row['z']:.1f}")
+    Console(width=None if sys.stdout.isatty() else 160, markup=False).print(table)
+    typer.echo(
+        "score: the words' mean cosine with its crops less that with the class's others; z: how far it stands out"
+    )
+
+
+@app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="Folder of a finished audit: the model before, or the other one.")],
     second: Annotated[Path, typer.Argument(help="Folder of a finished audit of the model after.")],
@@ -230,8 +255,8 @@ def compare(
     from conceptatlas.audit import compare as run_comparison
     from conceptatlas.viz import export_site
 
-    atlas = Atlas.load(second)
-    found = run_comparison(Atlas.load(first), atlas)
+    before, atlas = Atlas.load(first), Atlas.load(second)
+    found = run_comparison(before, atlas)
     typer.echo(f"Concepts: {_statuses(found.concepts)}. Suspected shortcuts: {_statuses(found.shortcuts)}.")
     for _, row in found.shortcuts.iterrows():
         label = row["label_a"] if row["status"] == "fixed" else row["label_b"]

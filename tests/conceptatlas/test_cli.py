@@ -61,6 +61,7 @@ MISTAKES = {
         "w.safetensors",
     ),
     "no run": (["site", "nothing-here", "out"], "nothing-here"),
+    "search in no run": (["search", "nothing-here", "stripes"], "nothing-here"),
     "bad grade": (["audit", "--model", "m", "--images", "images", "--out", "run", "--fail-on", "E"], "--fail-on"),
     "layers of an unknown model": (["layers", "resnet1888"], "resnet1888"),
 }
@@ -155,6 +156,19 @@ def test_two_runs_are_compared_from_the_command_line(workplace, monkeypatch, cap
     assert "comparison.html" in printed
     assert (workplace / "compared" / "comparison.html").is_file()
     assert (workplace / "compared" / "index.html").is_file()
+
+
+def test_a_search_lists_concepts_as_plain_text(workplace, monkeypatch, capsys):
+    import pandas as pd
+
+    from conceptatlas.audit import Atlas
+
+    row = {"class": "[red]ant[/red]", "concept": 3, "label": "stripes?", "score": 0.5, "z": 2.0}
+    monkeypatch.setattr(Atlas, "load", lambda _: type("Found", (), {"search": lambda *_, **__: pd.DataFrame([row])})())
+    assert main_in(workplace, monkeypatch, "search", "run", "stripes", "dots") == 0
+    printed = capsys.readouterr().out
+    assert "[red]ant[/red]" in printed
+    assert "0.500" in printed
 
 
 def test_a_comparison_with_no_run_is_refused_in_one_sentence(workplace, monkeypatch, capsys):
