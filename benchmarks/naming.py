@@ -9,8 +9,8 @@ strongest, with random crops of the same images, are embedded by the demo's text
 The truth of a concept is the thing in the scenes whose visibility in a crop the concept's presence in that crop tells
 best, and it is clear where that AUC reaches 0.9. A name is right where the truth is clear and it is the truth's name or a
 listed synonym; "right, nearest" asks for the best thing's name whether or not it is clear, and "by scene" takes whole
-scenes instead of crops. "covered" is the share of the clear concepts that are named, rightly; "hallucinated" the share of
-all concepts whose name is not even the nearest.
+scenes instead of crops (by which what nearly all scenes of a class show is never clear). "covered" is the share of the
+clear concepts that are named, rightly; "hallucinated" the share of all concepts whose name is not even the nearest.
 
 Vocabularies: ``names`` are the words of the scenes; ``mixed`` those and all words of our own list that share no token
 with what the encoder was trained on; ``unknown`` the latter alone; ``wrong`` names of things that no scene of the class
@@ -145,12 +145,12 @@ def _best(aucs: dict[str, float]) -> tuple[str, float]:
     return best, aucs[best]
 
 
-def vocabularies(encoder: CachedEncoder) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
-    """The words and their embeddings."""
+def vocabularies(encoder: CachedEncoder, most: int | None = None) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    """The words and their embeddings; at most so many of those that the encoder was not trained with."""
     tokenizer = open_clip.SimpleTokenizer()
     taught = (*all_phrases(), *TEMPLATES, "an animal with plain fur on")
     known = {token for phrase in taught for token in tokenizer.encode(phrase)}
-    strangers = [w for w in load_vocabulary().words if not known & set(tokenizer.encode(w))]
+    strangers = [w for w in load_vocabulary().words if not known & set(tokenizer.encode(w))][:most]
     words = {"names": tuple(PHRASES), "mixed": (*PHRASES, *strangers), "unknown": tuple(strangers)}
     return {name: (chosen, embed_words(encoder, chosen)) for name, chosen in words.items()}
 
