@@ -2,9 +2,11 @@
 
 No single map is right everywhere: the coefficient map is right on a ViT's tokens and can be worse than chance on the
 last layer of a CNN, where implicit differentiation is right. So the map is chosen by what it claims: cover the map's
-top region and the concept must fall, by more than when a random region of the same shape is covered. The share of the
-coefficient that goes with the covered region is the concept's *localisation*; where it does not beat chance, the
-place of the concept is not known and no heat map should be drawn.
+top region and the concept must fall, by more than when a random region of the same shape is covered. How much of a
+concept an image holds is the mean of its coefficient over the strongest tenth of the positions: a transformer's tokens
+hold a little of every concept everywhere, and a mean over all of them would hardly notice that a small thing is gone.
+The share of the coefficient that goes with the covered region is the concept's *localisation*; where it does not beat
+chance, the place of the concept is not known and no heat map should be drawn.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from conceptatlas.extraction import SplitModel
 
 SHARES = (0.02, 0.05, 0.10, 0.20)  # of the image, covered
+STRONGEST = 0.10  # of an image's positions say how much of a concept it holds
 MARGIN = 0.05  # by how much localisation must beat chance
 ROUNDS = ((24, 5), (64, 2), (128, 1))  # covers that each candidate has had by then, and how many candidates go on
 TIE = 0.10  # of the best score: within it, the earlier candidate of the list is taken
@@ -40,9 +43,9 @@ class MapChoice(Tabled):
     method : str
         The winner, a name that `concept_maps` takes.
     localisation : array (k,)
-        Share of the concept's pooled coefficient that goes when the map's top region is covered: mean over the
-        concept's strongest images, over regions of 2, 5, 10 and 20 % of the image and over both fills. At most 1;
-        NaN for a concept that was not tested or that no probe image has.
+        Share of the concept's coefficient (mean over the strongest tenth of the positions) that goes when the map's
+        top region is covered: mean over the concept's strongest images, over regions of 2, 5, 10 and 20 % of the image
+        and over both fills. At most 1; NaN for a concept that was not tested or that no probe image has.
     chance : array (k,)
         The same for the same regions shifted to a random place.
     known : bool array (k,)
@@ -95,7 +98,8 @@ def choose_map(
     concepts : sequence of int, optional
         Test only these; the others get NaN and are not known.
     presence : array (B, k), optional
-        Mean coefficient of each concept in each image, where it is at hand already.
+        Each concept's coefficient in each image, mean over the strongest tenth of the positions (`strongest`), where it
+        is at hand already.
     methods : sequence of str, optional
         Candidates, the preferred ones first; by default `map_methods(split_model)`, and occlusion after them where
         the best of them is proven for less than half of the concepts.
@@ -129,6 +133,27 @@ def choose_map(
     return choice
 
 
+def strongest(coefficients: torch.Tensor) -> torch.Tensor:
+    """Mean over the tenth of the positions where each concept is strongest.
+
+    Parameters
+    ----------
+    coefficients : tensor (B, positions, k)
+        Of every position.
+
+    Returns
+    -------
+    tensor (B, k)
+
+    Examples
+    --------
+    >>> strongest(torch.tensor([[[0.0], [3.0], [1.0]]])).tolist()
+    [[3.0]]
+    """
+    count = max(1, round(STRONGEST * coefficients.shape[1]))
+    return coefficients.topk(count, dim=1).values.mean(dim=1)
+
+
 @dataclass(frozen=True)
 class _CoverTest:
     """What is needed to cover regions and to see how far the concepts fall."""
@@ -159,7 +184,9 @@ class _CoverTest:
             mine = blurred if fill == "blur" else ~blurred
             if mine.any():
                 pictures[mine] = cover(pictures[mine], region[mine], fill=fill)
-        after = pooled_coefficients(self.split_model, pictures, self.transform, batch_size=self.batch_size)
+        after = pooled_coefficients(
+            self.split_model, pictures, self.transform, batch_size=self.batch_size, pool=strongest
+        )
         before = self.presence[rows, concepts]
         return (1.0 - after.gather(1, concepts[:, None])[:, 0] / before).clamp(min=-1.0, max=1.0)
 
@@ -306,7 +333,7 @@ def _presence(
     batch_size: int,
 ) -> torch.Tensor:
     if presence is None:
-        return pooled_coefficients(split_model, images, transform, batch_size=batch_size)
+        return pooled_coefficients(split_model, images, transform, batch_size=batch_size, pool=strongest)
     given = torch.as_tensor(presence, dtype=torch.float32, device=images.device)
     if len(given) != len(images):
         raise ValueError(f"presence has {len(given)} rows for {len(images)} images; give one row per image")

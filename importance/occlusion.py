@@ -52,7 +52,12 @@ def cover(images: torch.Tensor, region: torch.Tensor, *, fill: str = "blur") -> 
 
 
 def pooled_coefficients(
-    split_model: SplitModel, images: torch.Tensor, transform: Transform, *, batch_size: int = 32
+    split_model: SplitModel,
+    images: torch.Tensor,
+    transform: Transform,
+    *,
+    batch_size: int = 32,
+    pool: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Each image's concept coefficients, mean over its positions, without gradients.
 
@@ -66,6 +71,8 @@ def pooled_coefficients(
         Coefficients of activations, for example ``lambda A: nnls(A, W)``.
     batch_size : int
         Images per forward pass.
+    pool : callable (B, positions, k) -> (B, k), optional
+        Another summary of the positions than their mean.
 
     Returns
     -------
@@ -76,7 +83,8 @@ def pooled_coefficients(
         for start in range(0, len(images), batch_size):
             positions = split_model.encode(images[start : start + batch_size]).positions
             coefficients = transform(positions.flatten(0, 1))
-            pooled.append(coefficients.reshape(*positions.shape[:2], -1).mean(dim=1))
+            coefficients = coefficients.reshape(*positions.shape[:2], -1)
+            pooled.append(coefficients.mean(dim=1) if pool is None else pool(coefficients))
     return torch.cat(pooled)
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from conceptatlas.extraction import split
-from conceptatlas.importance.localisation import MARGIN, choose_map
+from conceptatlas.importance.localisation import MARGIN, choose_map, strongest
 from conceptatlas.importance.maps import concept_maps, peak
 
 SIZE = 32
@@ -99,6 +99,17 @@ def test_a_concept_that_is_everywhere_has_no_place():
     assert choice.localisation[0] == pytest.approx(choice.chance[0], abs=MARGIN + 0.05)
 
 
+def test_a_little_of_the_concept_everywhere_does_not_hide_where_most_of_it_is(squares):
+    """As on a transformer's tokens: a third of the mean coefficient lies on the square, nine tenths of the top."""
+    images, corners = squares[0].clone(), squares[1]
+    images[::2, 0] = images[::2, 0].clamp(min=0.15)
+    images[1::2, 1] = images[1::2, 1].clamp(min=0.15)
+    choice = choose_map(cut(0.0, 0.0), W, images)
+    assert share_on_square(cut(0.0, 0.0), images, corners, choice.method) == 1.0
+    assert (choice.localisation > 0.5).all()
+    assert choice.known.all()
+
+
 def test_a_concept_that_no_image_has_is_untested_and_not_known(squares):
     red = squares[0][::2]
     choice = choose_map(cut(0.0, 0.5), W, red)
@@ -141,7 +152,7 @@ def test_the_cost_is_what_the_docstring_says_and_does_not_grow_with_the_probe_se
 def test_presence_at_hand_is_used_and_must_fit(squares):
     images = squares[0]
     model = cut(0.0, 0.5)
-    pooled = model.encode(images).positions.mean(dim=1).detach().numpy()
+    pooled = strongest(model.encode(images).positions.detach()).numpy()
     given = choose_map(model, W, images, presence=pooled)
     assert given.method == choose_map(model, W, images).method
     with pytest.raises(ValueError, match="one row per image"):
