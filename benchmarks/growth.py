@@ -116,7 +116,17 @@ def write_scenes(folder: Path, count: int) -> None:
     """Write scenes of the demo as class folders."""
     from conceptatlas.demo import write_demo_images
 
-    write_demo_images(folder, n_per_class=-(-count // 5), seed=0)
+    write_demo_images(folder, n_per_class=-(-count // 8), seed=0)
+
+
+def repeat_scenes(folder: Path, scenes: Path, count: int) -> None:
+    """Fill a folder with links to the scenes of another, each as often as it takes, under names of their own."""
+    paths = sorted(path for path in scenes.rglob("*.png"))
+    for i in range(count):
+        path = paths[i % len(paths)]
+        target = folder / path.parent.name / f"{i // len(paths):03d}-{path.name}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.hardlink_to(path)
 
 
 def write_photographs(folder: Path, real: Path, count: int) -> None:
@@ -278,6 +288,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--images", nargs="+", type=int, help="sizes of the first axis, the smallest first")
     parser.add_argument("--photographs", type=int, default=2000, help="images of the overhead")
     parser.add_argument("--gpu-images", type=float, default=1500.0, help="assumed images per second of one GPU")
     parser.add_argument("--workers", type=int, default=8, help="machines of the projected cluster")
@@ -287,13 +298,18 @@ def main() -> None:
     if given.point:
         print(json.dumps(measure_point(json.loads(given.point))))
         return
-    sizes, points = QUICK if given.quick else FULL, []
+    sizes, points = dict(QUICK if given.quick else FULL), []
+    if given.images:
+        sizes["images"] = tuple(given.images)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         axes = [part for part in given.parts if part in sizes]
         folders = {size: root / str(size) for size in (sizes["images"] if "images" in axes else sizes["images"][:1])}
         for size, folder in folders.items() if axes else ():
-            write_scenes(folder, size)
+            if size == min(folders):
+                write_scenes(folder, size)
+            else:
+                repeat_scenes(folder, folders[min(folders)], size)
         for axis in axes:
             points += grow(axis, sizes[axis], folders, given.device)
         real = os.environ.get("CONCEPTATLAS_REAL_DATA")
