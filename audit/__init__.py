@@ -7,8 +7,10 @@ from conceptatlas.audit.atlas import Atlas, ClassAtlas
 from conceptatlas.audit.comparison import Comparison, compare
 from conceptatlas.audit.context import Settings
 from conceptatlas.audit.interventions import BeforeAfter, EditedModel, before_after, load_edited
+from conceptatlas.audit.masking import mask_with_map
 from conceptatlas.audit.pipeline import audit, audit_shard
 from conceptatlas.audit.refit import refit_last_layer
+from conceptatlas.audit.slice_words import Word, bias_words
 from conceptatlas.audit.slices import Slices, find_slices
 from conceptatlas.audit.strategies import Strategies, find_strategies
 from conceptatlas.audit.workbench import reopen
@@ -22,13 +24,16 @@ __all__ = [
     "Settings",
     "Slices",
     "Strategies",
+    "Word",
     "audit",
     "audit_shard",
     "before_after",
+    "bias_words",
     "compare",
     "find_slices",
     "find_strategies",
     "load_edited",
+    "mask_with_map",
     "refit_last_layer",
     "reopen",
 ]
