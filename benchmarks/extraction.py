@@ -1,7 +1,7 @@
 """Extraction against a bare loop, against crops as CRAFT's code makes them, and its memory over ten times the images.
 
-``OMP_NUM_THREADS=1 python benchmarks/extraction.py [--quick] [--models NAME ...] [--parts memory loop crops]``.
-Times are CPU seconds of the whole process, writing and checksums included; the alternatives take turns in one process.
+``OMP_NUM_THREADS=1 python benchmarks/extraction.py [--quick] [--device cpu] [--models NAME ...] [--parts memory loop crops]``.
+Times are CPU seconds of the whole process (wall seconds on a GPU), writing and checksums included; the alternatives take turns in one process.
 Memory is the high-water mark of a process of its own. Weights are random: they change neither.
 """
 
@@ -35,34 +35,37 @@ def photographs(count: int, size: int, seed: int = 0) -> list[Image.Image]:
     return [Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC) for pixels in coarse]
 
 
-def cpu_seconds(work: Callable[[], object]) -> float:
-    """Return the CPU seconds of all threads that a call takes."""
-    start = time.process_time()
+def seconds(work: Callable[[], object], device: str) -> float:
+    """Return the CPU seconds of all threads that a call takes; the wall seconds where another device computes."""
+    now = time.process_time if device == "cpu" else time.perf_counter
+    start = now()
     work()
-    return time.process_time() - start
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return now() - start
 
 
-def bare_loop(model: torch.nn.Module, images: list[Image.Image], preprocess: Preprocess) -> None:
+def bare_loop(model: torch.nn.Module, images: list[Image.Image], preprocess: Preprocess, device: str) -> None:
     """Run the whole model over batches of decoded images, and keep nothing."""
     with torch.inference_mode():
         for start in range(0, len(images), BATCH):
-            model(torch.stack([preprocess(image) for image in images[start : start + BATCH]]))
+            model(torch.stack([preprocess(image) for image in images[start : start + BATCH]]).to(device))
 
 
-def against_bare_loop(name: str, n_images: int, repeats: int) -> float:
+def against_bare_loop(name: str, n_images: int, repeats: int, device: str) -> float:
     """Return images per CPU second of extraction over those of a bare loop (median over paired repeats)."""
     torch.manual_seed(0)
-    model = load_model(name, pretrained=False).eval()
+    model = load_model(name, pretrained=False).eval().to(device)
     preprocess = Preprocess.for_model(model)
     images = photographs(n_images, preprocess.size[0])
-    source, halves = ListSource(images), split(model, "auto", probe=torch.randn(8, 3, *preprocess.size))
-    bare_loop(model, images[:BATCH], preprocess)
+    source, halves = ListSource(images), split(model, "auto", probe=torch.randn(8, 3, *preprocess.size).to(device))
+    bare_loop(model, images[:BATCH], preprocess, device)
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(repeats):
-            bare = cpu_seconds(lambda: bare_loop(model, images, preprocess))
+            bare = seconds(lambda: bare_loop(model, images, preprocess, device), device)
             store = Path(folder) / str(turn)
-            ours = cpu_seconds(lambda store=store: extract(halves, source, preprocess, store, batch_size=BATCH))
+            ours = seconds(lambda store=store: extract(halves, source, preprocess, store, batch_size=BATCH), device)
             ratios.append(bare / ours)
     spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
     print(f"{name:24} {halves.layer.name:16} {n_images / bare:7.2f} bare, {n_images / ours:7.2f} ours, ", end="")
@@ -80,26 +83,26 @@ def official_crops(halves: object, images: torch.Tensor) -> None:
             halves.encode(part)  # type: ignore[attr-defined]
 
 
-def against_crops(name: str, n_images: int) -> float:
+def against_crops(name: str, n_images: int, device: str) -> float:
     """Return images per CPU second of extraction (by position) over those of official-style crops."""
     torch.manual_seed(0)
-    model = load_model(name, pretrained=False).eval()
+    model = load_model(name, pretrained=False).eval().to(device)
     preprocess = Preprocess((224, 224), 1.0, "bilinear")
-    images, layer = photographs(n_images, 224), split(model, "auto", probe=torch.randn(8, 3, 224, 224)).layer
+    images, layer = photographs(n_images, 224), split(model, "auto", probe=torch.randn(8, 3, 224, 224).to(device)).layer
     halves = split(model, layer.name, input_size=(224, 224))
-    batch = torch.stack([preprocess(image) for image in images])
+    batch = torch.stack([preprocess(image) for image in images]).to(device)
     with torch.inference_mode():
         halves.encode(batch)
     source = ListSource(images)
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder)
         ours = min(
-            cpu_seconds(lambda turn=turn: extract(halves, source, preprocess, store / turn, batch_size=BATCH))
+            seconds(lambda turn=turn: extract(halves, source, preprocess, store / turn, batch_size=BATCH), device)
             for turn in "ab"
         )
-        crops = cpu_seconds(lambda: official_crops(halves, batch))
+        crops = seconds(lambda: official_crops(halves, batch), device)
         spec = CropSpec(64, 0.2)
-        covering = cpu_seconds(lambda: extract(halves, source, preprocess, store / "crops", crops=spec))
+        covering = seconds(lambda: extract(halves, source, preprocess, store / "crops", crops=spec), device)
     print(f"{name:24} {crops / ours:5.1f} times official-style crops (16 per image, encoder alone); ", end="")
     print(f"our crops, which cover the border (25), take {covering / crops:.2f} of theirs", flush=True)
     return crops / ours
@@ -142,6 +145,7 @@ def main() -> None:
     """Measure all three."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few images, one small model")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--models", nargs="*", default=MODELS)
     parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
     arguments = parser.parse_args()
@@ -151,9 +155,9 @@ def main() -> None:
     ):  # first: the children inherit what this process holds
         memory_growth(*((100, 400) if arguments.quick else (1_000, 10_000)))
     for name in names if "loop" in arguments.parts else ():
-        against_bare_loop(name, 32 if arguments.quick else 96, 2 if arguments.quick else 3)
+        against_bare_loop(name, 32 if arguments.quick else 96, 2 if arguments.quick else 3, arguments.device)
     for name in names[:2] if "crops" in arguments.parts else ():
-        against_crops(name, 4 if arguments.quick else 8)
+        against_crops(name, 4 if arguments.quick else 8, arguments.device)
 
 
 if __name__ == "__main__":
