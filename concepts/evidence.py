@@ -9,7 +9,7 @@ from scipy.special import stdtrit
 from scipy.stats import rankdata
 
 _MANY_SCORES = 2000
-_WORDS_FOR_TAILS = 200
+_WORDS_FOR_TAILS = 1000
 
 
 def retrieval_auc(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -106,7 +106,7 @@ def outlyingness(scores: np.ndarray) -> tuple[np.ndarray, float]:
         Zero everywhere where the words do not differ.
     freedom : float
         How heavy the tails of words are that mean nothing, as degrees of freedom of Student's t: from the ratio of two
-        quantiles below the median; infinite, that is normal, for fewer than 200 words, most of which may mean
+        quantiles below the median; infinite, that is normal, for fewer than 1000 words, many of which may mean
         something.
 
     Examples

@@ -86,6 +86,15 @@ def test_heavy_tails_of_a_large_vocabulary_are_seen_and_widen_the_null():
     assert np.median(wide) > 1.3 * np.median(light)
 
 
+def test_words_that_mean_something_are_not_taken_for_heavy_tails_in_a_vocabulary_of_some_hundreds():
+    scores = np.random.default_rng(0).standard_normal((8, 300))
+    scores[:, :30] *= 8
+    outlying, freedom = outlyingness(scores)
+    null = outlier_null(8, 300, draws=500, rng=np.random.default_rng(1), freedom=freedom)
+    assert freedom == math.inf
+    assert p_value(float(outlying[0].max()), null) < 0.01
+
+
 def test_right_words_do_not_widen_the_spread_that_they_stand_out_of():
     scores = np.random.default_rng(0).standard_normal((4, 400))
     lifted = scores.copy()
