@@ -26,7 +26,8 @@ class Settings:
     Attributes
     ----------
     n_concepts
-        Concepts per class, or ``"auto"``.
+        Concepts per class, or ``"auto"``: as many as the class's margin needs, and two more (one in each sense) where
+        something changes whole images at once.
     candidates
         Numbers of concepts that ``"auto"`` chooses among.
     factorizer
