@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import comb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from conceptatlas.viz.tables import known_numbers, unfitted_rows
+from conceptatlas.concepts import ConceptTree
+from conceptatlas.viz.tables import known_numbers, rows_of, unfitted_rows
 from conceptatlas.viz.text import count, known, number, percent, visible
+from conceptatlas.viz.verbalise import flip_of
 
 if TYPE_CHECKING:
     from conceptatlas.audit import Atlas
@@ -120,6 +123,50 @@ def metrics(atlas: Atlas) -> list[Metric]:
             f"about ±{number(1 / np.sqrt(width))} for random directions in {width} dimensions "
             "(non-negative directions lie closer)",
         ),
+        *_counterfactuals(atlas),
+        *_parts(atlas),
+    ]
+
+
+def _counterfactuals(atlas: Atlas) -> list[Metric]:
+    """Return the measure of what changes decisions, where it was sought."""
+    tried = [
+        (flip, member.n_concepts)
+        for member in atlas.values()
+        for row in rows_of(member.images)
+        if (flip := flip_of(row))
+    ]
+    if not tried:
+        return []
+    changed = [(len(flip.concepts), k) for flip, k in tried if flip.flipped]
+    sizes = np.array([size for size, _ in changed], dtype=float)
+    at_random = np.mean([1 / comb(k, size) for size, k in changed]) if changed else None
+    told = f"; concepts needed: {_typical(sizes, shares=False)}" if changed else ""
+    return [
+        Metric(
+            "Counterfactual",
+            "The fewest concepts whose removal lets the next class win; exact where the head is affine.",
+            f"{len(changed):,} of {count(len(tried), 'image')} tried change class{told}",
+            f"{percent(at_random)}: as many concepts drawn at random are these" if changed else "none changes",
+        )
+    ]
+
+
+def _parts(atlas: Atlas) -> list[Metric]:
+    """Return the measure of the parts that the recursion found, where it ran and found some."""
+    trees = [member.bank.tree for member in atlas.values() if isinstance(member.bank.tree, ConceptTree)]
+    parts = [node for tree in trees for node in tree.nodes if node.parent is not None]
+    looked = [(node.coherence, node.chance) for node in parts if known(node.coherence) and known(node.chance)]
+    if not looked:
+        return []
+    own, chance = np.array(looked, dtype=float).T
+    return [
+        Metric(
+            "Parts: coherence",
+            "Mean cosine between the strongest places of a part, one layer further down.",
+            f"{_typical(own, shares=False)} over {count(len(looked), 'part')} of {len(parts):,}",
+            f"{_typical(chance, shares=False)}: what places drawn at random stay below in 95 % of draws",
+        )
     ]
 
 
