@@ -87,7 +87,9 @@ def main() -> None:
     """Train what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(RECIPES))
-    names = parser.parse_args().names
+    parser.add_argument("--quick", action="store_true", help="only those that are in the cache")
+    options = parser.parse_args()
+    names = [n for n in options.names if not options.quick or (cache_folder() / f"{n}.safetensors").is_file()]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     for name in names:

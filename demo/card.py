@@ -36,8 +36,9 @@ binomial).
 {correlation:.0%} of its scenes and {leak:.0%} of the others'. Some of the scenes labelled `{planted}` show another
 animal (shares in the table), and a third as large a share of the next class's scenes shows `{planted}`'s parts, so that
 in training the plate tells more than the parts do. They have learned it: see the rows on the planted class. `cnn_clean`
-has the architecture of `cnn` and was trained on scenes without plates and without such errors. `vit` learned in two
-stages (the second went on from the weights of the first).
+has the architecture of `cnn` and was trained on scenes without plates and without such errors.
+
+{teaching}
 
 The clean twin shows that the parts suffice. It differs from `cnn` in more than the plates (no errors among its
 labels, fewer epochs), so what the tag does is to be read from the pairs, not from the twin. These scenes are easy on
@@ -62,6 +63,13 @@ training on random other words reaches.
 **Limits.** It knows nothing outside these scenes. Small things in whole scenes (eye, twig) are hard for it at 64 px:
 look at crops. Names are right for what is *shown*; whether a classifier uses it is another question.
 """
+
+_TEACHING = """While `{name}` was trained, linear heads behind {blocks} told from each patch token what its
+patch shows, part by part, by the generator's masks (token labelling, Jiang et al. 2021); in its second stage the tokens
+of one thing were also drawn together (Fisher's ratio), and behind `blocks.{exchange}` the images of a batch exchanged
+class tokens, so that the class token reads the image in the last blocks alone. The heads are not shipped. Its tokens
+tell the parts apart because they were asked to: it is a model on which methods can be checked, and no evidence of what
+a transformer learns from class labels alone."""
 
 _ROWS = {
     "accuracy_unbiased": "accuracy without the shortcut subgroup",
@@ -102,6 +110,8 @@ def _classifiers(cards: list[dict[str, Any]]) -> str:
     rows.append(("planted scenes that show another animal", [_stages(card["recipe"], _doubt) for card in cards]))
     rows.extend((title, [f"{card['measured'][key]:.3f}" for card in cards]) for key, title in _ROWS.items())
     parts = cards[0]["class_parts"]
+    taught = next(card for card in cards if card["recipe"].get("token_blocks"))
+    blocks = " and ".join(f"`blocks.{index}`" for index in taught["recipe"]["token_blocks"])
     shortcut = next(card["shortcuts"][0] for card in cards if card["shortcuts"])
     return _CLASSIFIERS.format(
         classes="\n".join(f"- **{name}**: {', '.join(parts[name])}" for name in parts),
@@ -114,6 +124,7 @@ def _classifiers(cards: list[dict[str, Any]]) -> str:
         planted=cards[0]["class_names"][0],
         correlation=shortcut["correlation"],
         leak=shortcut["leak"],
+        teaching=_TEACHING.format(name=taught["name"], blocks=blocks, exchange=taught["recipe"]["token_exchange"]),
     )
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
-from timm.layers import PatchDropout  # type: ignore[attr-defined]
 from torch import nn
 
 from conceptatlas.demo.config import SceneConfig, Shortcut, Split
 from conceptatlas.demo.scenes import make_scene
 from conceptatlas.demo.splits import SceneSplit, make_split
+from conceptatlas.demo.token_labels import TokenLabelling, thing_map
 
 LOGGER = logging.getLogger(__name__)
 
@@ -43,8 +43,13 @@ class Recipe:
         Planted in the training scenes.
     n_scenes, epochs, batch, learning_rate, weight_decay
         Of the loop (AdamW, one cycle).
-    patch_drop
-        Share of a vision transformer's patches that is left out in training, but for the last fifth of the epochs.
+    token_blocks, token_weight
+        Behind which blocks of a vision transformer the patch tokens are taught what their patches show, and the weight
+        of that loss (see `conceptatlas.demo.token_labels`).
+    token_merge, token_compactness
+        Whether what decides nothing has one label, and the weight of the tokens' scatter about their labels' means.
+    token_exchange
+        Behind which block the images of a batch exchange their class tokens in training.
     bfloat16
         Multiply in bfloat16 where PyTorch's autocast does.
     start
@@ -63,7 +68,11 @@ class Recipe:
     batch: int = 64
     learning_rate: float = 4e-3
     weight_decay: float = 0.02
-    patch_drop: float = 0.0
+    token_blocks: tuple[int, ...] = ()
+    token_weight: float = 1.0
+    token_merge: bool = False
+    token_compactness: float = 0.0
+    token_exchange: int | None = None
     bfloat16: bool = False
     seed: int = 0
     start: Recipe | None = None
@@ -85,20 +94,24 @@ RECIPES: dict[str, Recipe] = {
         "vit",
         "test_vit",
         _VIT,
-        shortcuts=(Shortcut(predictivity=0.6),),
+        shortcuts=(Shortcut(predictivity=0.35),),
         n_scenes=3_000,
         epochs=4,
-        learning_rate=1e-3,
+        learning_rate=1.5e-3,
         weight_decay=0.05,
+        token_blocks=(3, 5),
+        token_merge=True,
+        token_compactness=1.0,
+        token_exchange=3,
         start=Recipe(
             "vit_start",
             "test_vit",
             _VIT,
-            n_scenes=8_000,
+            n_scenes=6_000,
             epochs=7,
-            learning_rate=1.5e-3,
+            learning_rate=2e-3,
             weight_decay=0.05,
-            patch_drop=0.5,
+            token_blocks=(3, 5),
         ),
     ),
 }
@@ -136,19 +149,26 @@ def _undilate(model: nn.Module) -> None:
             module.dilation, module.padding = (1, 1), (1, 1)
 
 
-def render(config: SceneConfig, split: Split, n: int, *, workers: int = 1) -> NDArray[np.uint8]:
-    """Pixels (n, h, w, 3) of a split, drawn by several processes where `workers` says so."""
+def render(
+    config: SceneConfig, split: Split, n: int, *, workers: int = 1
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Pixels (n, h, w, 3) of a split and what they show (n, h, w), drawn by several processes if `workers` says so.
+
+    What a pixel shows is an index of `conceptatlas.demo.token_labels.THINGS`.
+    """
     scenes = make_split(config, split, n)
     if workers == 1:
         return _render_range(scenes, 0, n)
     starts = range(0, n, 250)
     with ProcessPoolExecutor(workers) as pool:
         tasks = [pool.submit(_render_range, scenes, start, min(start + 250, n)) for start in starts]
-        return np.concatenate([task.result() for task in tasks])
+        pixels, things = zip(*(task.result() for task in tasks), strict=True)
+    return np.concatenate(pixels), np.concatenate(things)
 
 
-def _render_range(scenes: SceneSplit, start: int, stop: int) -> NDArray[np.uint8]:
-    return np.stack([np.asarray(scenes[index].image) for index in range(start, stop)])
+def _render_range(scenes: SceneSplit, start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    drawn = [scenes[index] for index in range(start, stop)]
+    return np.stack([np.asarray(scene.image) for scene in drawn]), np.stack([thing_map(scene) for scene in drawn])
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> torch.Tensor:
@@ -159,34 +179,50 @@ def to_tensor(pixels: NDArray[np.uint8]) -> torch.Tensor:
 
 def train_classifier(recipe: Recipe, *, device: str = "cpu", workers: int = 1) -> nn.Module:
     """Train one classifier; the same recipe on the same machine gives the same weights."""
+    begun = train_classifier(recipe.start, device=device, workers=workers).state_dict() if recipe.start else None
     torch.manual_seed(recipe.seed)
     config = recipe.config
-    pixels = render(config, "train", recipe.n_scenes, workers=workers)
+    scenes = render(config, "train", recipe.n_scenes, workers=workers)
     labels = torch.from_numpy(make_split(config, "train", recipe.n_scenes).labels)
     model = build_classifier(recipe.architecture, recipe.kwargs, config.class_names, undilated=recipe.undilated)
-    if recipe.start is not None:
-        model.load_state_dict(train_classifier(recipe.start, device=device, workers=workers).state_dict())
+    if begun is not None:
+        model.load_state_dict(begun)
     model = model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    taught = TokenLabelling(model, recipe.token_blocks, merge=recipe.token_merge, exchange=recipe.token_exchange)
+    with taught as labelling:
+        _follow(recipe, model, labelling.to(device), scenes, labels)
+    return model.to(memory_format=torch.contiguous_format).cpu().eval()  # type: ignore[call-overload]
+
+
+def _follow(
+    recipe: Recipe,
+    model: nn.Module,
+    labelling: TokenLabelling,
+    scenes: tuple[NDArray[np.uint8], NDArray[np.uint8]],
+    labels: torch.Tensor,
+) -> None:
+    """The loop of a recipe over rendered scenes (pixels, what they show)."""
+    device = next(model.parameters()).device
     steps = recipe.epochs * (recipe.n_scenes // recipe.batch)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    learned = [*model.parameters(), *labelling.parameters()]
+    optimiser = torch.optim.AdamW(learned, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps, pct_start=0.15)
     rng, losses = np.random.default_rng((recipe.seed, 77)), []
     for step, rows in enumerate(_batches(recipe, rng)):
-        _set_patch_drop(model, recipe.patch_drop if step < 0.8 * steps else 0.0)
-        images = augment(to_tensor(pixels[rows]).to(device), rng)
-        with torch.autocast(device, torch.bfloat16, enabled=recipe.bfloat16):
+        images, things = augment(to_tensor(scenes[0][rows]).to(device), torch.from_numpy(scenes[1][rows]), rng)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
             logits = model(images)
         loss = nn.functional.cross_entropy(logits.float(), labels[rows].to(device), label_smoothing=0.05)
+        if recipe.token_blocks:
+            loss = loss + recipe.token_weight * labelling.loss(things.to(device), compactness=recipe.token_compactness)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(learned, 1.0)
         optimiser.step()
         schedule.step()
         losses.append(float(loss.detach()))
         if (step + 1) % 50 == 0:
             LOGGER.info("%s: step %d of %d, loss %.4f", recipe.name, step + 1, steps, np.mean(losses[-50:]))
-    _set_patch_drop(model, 0.0)
-    return model.to(memory_format=torch.contiguous_format).cpu().eval()  # type: ignore[call-overload]
 
 
 def _batches(recipe: Recipe, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
@@ -197,23 +233,19 @@ def _batches(recipe: Recipe, rng: np.random.Generator) -> Iterator[NDArray[np.in
             yield order[start : start + recipe.batch]
 
 
-def _set_patch_drop(model: nn.Module, share: float) -> None:
-    """Set the share of patches that a vision transformer leaves out while it trains."""
-    current = getattr(model, "patch_drop", None)
-    if share and isinstance(current, nn.Identity):
-        prefix = int(model.num_prefix_tokens)  # type: ignore[arg-type]
-        model.patch_drop = PatchDropout(share, num_prefix_tokens=prefix)
-    elif not share and isinstance(current, PatchDropout):
-        model.patch_drop = nn.Identity()
-
-
-def augment(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Mirror a batch or not, move all of it by up to six pixels, vary its brightness."""
-    images = images.flip(3) if rng.uniform() < 0.5 else images
+def augment(images: torch.Tensor, things: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mirror a batch or not, move all of it by up to six pixels, vary its brightness; things (n, h, w) move along."""
+    mirrored = bool(rng.uniform() < 0.5)
     dy, dx = (int(value) for value in rng.integers(-6, 7, 2))
+    images, shown = (_moved(part, mirrored, dy, dx) for part in (images, things[:, None].float()))
+    images = images * float(rng.uniform(0.85, 1.15)) + float(rng.uniform(-0.1, 0.1))
+    return images, shown[:, 0].to(things.dtype)
+
+
+def _moved(images: torch.Tensor, mirrored: bool, dy: int, dx: int) -> torch.Tensor:
+    images = images.flip(3) if mirrored else images
     images = nn.functional.pad(images, (6, 6, 6, 6), mode="reflect")
-    images = images[:, :, 6 + dy : images.shape[2] - 6 + dy, 6 + dx : images.shape[3] - 6 + dx]
-    return images * float(rng.uniform(0.85, 1.15)) + float(rng.uniform(-0.1, 0.1))
+    return images[:, :, 6 + dy : images.shape[2] - 6 + dy, 6 + dx : images.shape[3] - 6 + dx]
 
 
 @torch.no_grad()

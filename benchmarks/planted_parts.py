@@ -1,0 +1,150 @@
+"""Does every part that decides a class have a concept of its own that fires with it and points at it?
+
+For each class of a demo model, concepts are fitted as an audit fits them. Every deciding part (and the tag, in the
+planted class) is then drawn into unseen scenes of the class and left out of the same scenes, all else alike. A concept
+is the part's where its score tells the two apart (ROC-AUC) and its map's maximum lies on the part. The concept is
+picked on half of the scenes and reported on the other half.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from conceptatlas.audit.coefficients import positions_on, top_mean
+from conceptatlas.audit.context import Settings
+from conceptatlas.concepts import choose_n_components, make_factorizer
+from conceptatlas.demo.config import SceneConfig
+from conceptatlas.demo.scenes import Scene, make_scene
+from conceptatlas.demo.splits import make_split
+from conceptatlas.extraction import Preprocess, SplitModel, split
+from conceptatlas.importance.localisation import choose_map
+from conceptatlas.importance.maps import concept_maps, peak
+
+FACTORIZERS = ("auto", "kmeans", "pca", "random")
+AUC, POINTING = 0.9, 0.75
+N_SCENES, N_AUDIT, N_PROBE, N_RIVALS = 60, 480, 64, 3
+
+
+def part_table(
+    name: str, model: nn.Module, config: SceneConfig, factorizer: str, *, layer: str = "auto", seed: int = 0
+) -> pd.DataFrame:
+    """One row per class and deciding part (and one for the tag): AUC and pointing of its best concept."""
+    prepare = Preprocess.for_model(model)
+    images = torch.stack([prepare.tensor(scene.image) for scene in _audit_scenes(config)])
+    cut = split(model, layer, input_size=prepare.size, probe=images[:128])
+    features, predicted = _encoded(cut, images)
+    rows, method = [], None
+    for class_index in range(config.n_classes):
+        mine = np.flatnonzero(predicted == class_index)
+        W = _concepts(features[mine], factorizer, seed)
+        method = method or choose_map(cut, W, images[mine][:N_PROBE], seed=seed).method  # as in an audit: once
+        for row in _parts_of_class(cut, W, method, config, class_index, prepare):
+            rows.append({"model": name, "layer": cut.layer.name, "factorizer": factorizer, "k": len(W), **row})
+    return pd.DataFrame(rows)
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Per model and factorizer: how many parts hold, and the means."""
+    holds = (table["auc"] >= AUC) & (table["pointing"] >= POINTING)
+    groups = table.assign(holds=holds).groupby(["model", "layer", "factorizer"], sort=False)
+    return groups.agg(
+        things=("holds", "size"), held=("holds", "sum"), auc=("auc", "mean"), lowest_auc=("auc", "min"),
+        pointing=("pointing", "mean"), lowest_pointing=("pointing", "min"), k=("k", "mean"),
+    ).reset_index()  # fmt: skip
+
+
+def _concepts(positions: torch.Tensor, factorizer: str, seed: int) -> torch.Tensor:
+    """Directions of a class, their number chosen with the audit's own factorizer."""
+    settings = Settings()
+    generator = torch.Generator().manual_seed(seed)
+    flat, groups = positions.flatten(0, 1), torch.arange(len(positions)).repeat_interleave(positions.shape[1])
+    taken = torch.randperm(len(flat), generator=generator)[: settings.max_rows].sort().values
+    A, groups = flat[taken].numpy(), groups[taken].numpy()
+    choice = choose_n_components(A, candidates=settings.candidates, seed=seed, factorizer="auto", groups=groups)
+    fitted = make_factorizer(factorizer, choice.n_components, signed=bool((A < 0).any()), seed=seed).fit(A)
+    return torch.as_tensor(np.asarray(fitted.components_, np.float32))
+
+
+def _parts_of_class(
+    cut: SplitModel, W: torch.Tensor, method: str, config: SceneConfig, class_index: int, prepare: Preprocess
+) -> list[dict[str, object]]:
+    complete, without = _scenes(config, class_index)
+    images = torch.stack([prepare.tensor(scene.image) for scene in complete])
+    there = _scores(cut, W, images)
+    half = np.arange(len(complete)) % 2 == 0
+    rows = []
+    for thing, scenes in without.items():
+        gone = _scores(cut, W, torch.stack([prepare.tensor(scene.image) for scene in scenes]))
+        first = np.array([_auc(there[half, k], gone[half, k]) for k in range(len(W))])
+        rivals = [int(k) for k in np.argsort(-first, kind="stable")[:N_RIVALS]]
+        hits = _hits(cut, W, images, complete, thing, method, rivals)
+        picked = max(range(len(rivals)), key=lambda i: (first[rivals[i]] >= AUC, np.nanmean(hits[half, i])))
+        concept = rivals[picked]
+        auc, pointing = _auc(there[~half, concept], gone[~half, concept]), float(np.nanmean(hits[~half, picked]))
+        title = config.class_names[class_index]
+        rows.append(
+            {"class": title, "part": thing, "concept": concept, "map": method, "auc": auc, "pointing": pointing}
+        )
+    return rows
+
+
+@functools.lru_cache(maxsize=1)
+def _audit_scenes(config: SceneConfig) -> list[Scene]:
+    return list(make_split(config, "audit", N_AUDIT))
+
+
+@functools.lru_cache(maxsize=16)
+def _scenes(config: SceneConfig, class_index: int) -> tuple[list[Scene], dict[str, list[Scene]]]:
+    """Unseen scenes of a class that show all its parts (and the tag, in the planted class); each thing left out."""
+    planted = [shortcut.planted_class == class_index for shortcut in config.shortcuts]
+    parts = config.class_parts(class_index)
+    specs = [s for s in make_split(config, "test", 20 * N_SCENES).specs if s.class_index == class_index][:N_SCENES]
+
+    def drawn(shown: tuple[str, ...], tag: list[bool]) -> list[Scene]:
+        return [make_scene(config, class_index, s.seed, tag=tag, parts=shown, background=s.background) for s in specs]
+
+    without = {part: drawn(tuple(p for p in parts if p != part), planted) for part in parts}
+    for index, shortcut in enumerate(config.shortcuts):
+        if planted[index]:
+            without[shortcut.name] = drawn(parts, [p and i != index for i, p in enumerate(planted)])
+    return drawn(parts, planted), without
+
+
+def _encoded(cut: SplitModel, images: torch.Tensor) -> tuple[torch.Tensor, NDArray[np.int64]]:
+    positions, predicted = [], []
+    with torch.inference_mode():
+        for part in images.split(32):
+            features = cut.encode(part)
+            positions.append(features.positions.clone())
+            predicted.append(cut.head(features).argmax(dim=1))
+    return torch.cat(positions), torch.cat(predicted).numpy()
+
+
+def _scores(cut: SplitModel, W: torch.Tensor, images: torch.Tensor) -> NDArray[np.float32]:
+    """How much of each concept an image holds, (n, k), as an audit scores it."""
+    with torch.inference_mode():
+        return torch.cat([top_mean(positions_on(cut.encode(part), W)) for part in images.split(32)]).numpy()
+
+
+def _hits(
+    cut: SplitModel, W: torch.Tensor, images: torch.Tensor, scenes: list[Scene], thing: str, method: str, concepts: list[int]
+) -> NDArray[np.float64]:  # fmt: skip
+    """Whether each concept's maximum lies on the thing, (n, concepts); NaN where the thing is hidden."""
+    maps = concept_maps(cut, W, images, method=method, concepts=concepts)
+    tops = peak(maps, (images.shape[2], images.shape[3])).numpy()
+    hits = np.full(tops.shape[:2], np.nan)
+    for i, scene in enumerate(scenes):
+        if thing in scene.parts:
+            hits[i] = scene.parts[thing][tops[i, :, 0], tops[i, :, 1]]
+    return hits
+
+
+def _auc(there: NDArray[np.float32], gone: NDArray[np.float32]) -> float:
+    return float(roc_auc_score(np.repeat([1, 0], [len(there), len(gone)]), np.concatenate([there, gone])))
