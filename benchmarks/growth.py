@@ -170,7 +170,7 @@ def subject_of(point: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
 
 def measure_point(point: dict[str, Any]) -> dict[str, Any]:
     """Audit one point in this process and return what each stage took."""
-    from conceptatlas.audit import audit, classes, engines, pipeline
+    from conceptatlas.audit import audit, classes, engines, pipeline, request
     from conceptatlas.audit.context import Settings
 
     model, options = subject_of(point)
@@ -182,7 +182,7 @@ def measure_point(point: dict[str, Any]) -> dict[str, Any]:
     meter.watch(engines, "fit_class", "the rest of a class")
     meter.watch(engines.storage, "save_class", "save")
     meter.watch(pipeline, "extract", "extract")
-    meter.watch(pipeline, "_subject", "load and choose layer")
+    meter.watch(request, "_subject", "load and choose layer")
     base = peak_megabytes()
     with tempfile.TemporaryDirectory() as out, meter.stage("the rest"):
         atlas = audit(
