@@ -232,6 +232,7 @@ def grow(axis: str, sizes: tuple[int, ...], folders: dict[int, Path], device: st
         point = {**standard, "folder": str(folders.get(size if axis == "images" else smallest, folders[smallest]))}
         point |= {"model": "demo"} if axis == "images" else {"k" if axis == "concepts" else axis: size}
         points.append(run_point(**point))
+        print(f"# {axis} {size}: {sum(points[-1]['seconds'].values()):.1f} s, {points[-1]['peak']:.0f} MB", flush=True)
     stages = sorted({stage for point in points for stage in point["seconds"]})
     print(f"\n{axis}: {', '.join(map(str, sizes))} (seconds by stage; exponent)")
     for stage in stages:
