@@ -32,7 +32,7 @@ notebooks: $(WITH_TESTS)
 	$(BIN)/python -m pytest -m slow tests/notebooks
 
 bench: $(WITH_TESTS)
-	for script in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$script --quick || exit 1; done
+	for script in benchmarks/*.py; do PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python $$script --quick || exit 1; done
 
 fuzz: $(WITH_TESTS)
 	CONCEPTATLAS_FUZZ_SECONDS=600 $(BIN)/python -m pytest -m slow tests/security
