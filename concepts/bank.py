@@ -369,7 +369,9 @@ class ConceptBank:
                 embeddings=tensors.get("embeddings"),
                 history=tuple(Edit.from_dict(edit) for edit in values["history"]),
             )
-        except (KeyError, TypeError) as error:
+        except UserError:
+            raise
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise UserError(f"The concept bank in {where} lacks something ({error!r}); save it again.") from error
 
     def _tensors(self) -> dict[str, np.ndarray]:

@@ -172,7 +172,7 @@ def _read_document(folder: Path) -> dict[str, Any]:
         raise UserError(f"{file} is not a concept bank: it has no schema version.")
     if schema > SCHEMA:
         raise UserError(f"{file} has schema {schema}, newer than {SCHEMA}, the newest known here; update conceptatlas.")
-    if not isinstance(document.get("bank"), dict) or document.get("digest") != _digest(document["bank"]):
+    if not isinstance(document.get("bank"), dict) or not _is_sound(document["bank"], document.get("digest")):
         raise UserError(f"{file} was changed or torn after it was saved; use rename, tag and note to edit a bank.")
     return document
 
@@ -215,6 +215,13 @@ def _write_atomic(file: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _is_sound(values: dict[str, Any], digest: Any) -> bool:
+    try:
+        return digest == _digest(values)
+    except ValueError:  # numbers that a bank is never saved with: NaN, infinity
+        return False
 
 
 def _digest(values: dict[str, Any]) -> str:
