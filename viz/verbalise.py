@@ -317,8 +317,13 @@ def _adds(row: Row, name: str) -> str:
 
 
 def _foreground(row: Row) -> str:
-    share = value_of(row, "foreground_share")
-    return f"{percent(share)} of its map lies on the object." if share is not None else ""
+    share, area = value_of(row, "foreground_share"), value_of(row, "foreground_area")
+    if share is None:
+        return ""
+    known = row.get("foreground_source", "masks") == "masks"
+    where = "on the object" if known else "in the part that the model's features set apart from the rest"
+    size = f", which covers {percent(area)} of the images" if area is not None else ""
+    return f"{percent(share)} of its map lies {where}{size}."
 
 
 def _p_value(row: Row) -> str:

@@ -92,6 +92,12 @@ def test_every_piece_of_evidence_of_a_shortcut_is_told(part: str) -> None:
     assert part in plain(describe_shortcut(ROW))
 
 
+def test_without_masks_the_object_is_only_what_the_features_set_apart() -> None:
+    row = {**ROW, "foreground_source": "features", "foreground_area": 0.2}
+    told = plain(describe_shortcut(row))
+    assert "in the part that the model's features set apart from the rest, which covers 20 % of the images" in told
+
+
 @pytest.mark.parametrize(
     ("column", "words"),
     [
