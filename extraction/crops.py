@@ -63,22 +63,34 @@ class CropSpec:
         boxes : ndarray (rows * columns, 4)
             Left, top, right, bottom in pixels of the view.
         """
-        height, width = view
-        shorter = min(view)
-        side = min(shorter, self.size if isinstance(self.size, int) else max(1, round(self.size * shorter)))
-        tops, lefts = _offsets(height, side, self.overlap), _offsets(width, side, self.overlap)
+        side = self._side(view)
+        grid = self.grid(view)
+        tops, lefts = (_offsets(length, side, count) for length, count in zip(view, grid, strict=True))
         boxes = [(left, top, left + side, top + side) for top in tops for left in lefts]
-        return (len(tops), len(lefts)), np.array(boxes, dtype=np.int64)
+        return grid, np.array(boxes, dtype=np.int64)
+
+    def grid(self, view: tuple[int, int]) -> tuple[int, int]:
+        """Return how many rows and columns of crops cover a view of this height and width.
+
+        >>> CropSpec(64).grid((224, 300))
+        (5, 6)
+        """
+        side = self._side(view)
+        stride = max(1, math.floor(side * (1 - self.overlap)))
+        rows, columns = (math.ceil((length - side) / stride) + 1 for length in view)
+        return rows, columns
+
+    def _side(self, view: tuple[int, int]) -> int:
+        shorter = min(view)
+        return min(shorter, self.size if isinstance(self.size, int) else max(1, round(self.size * shorter)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values, for a record."""
         return asdict(self)
 
 
-def _offsets(length: int, side: int, overlap: float) -> list[int]:
+def _offsets(length: int, side: int, count: int) -> list[int]:
     """Return where crops begin along one side: evenly spread, the first at 0, the last ending at the border."""
-    stride = max(1, math.floor(side * (1 - overlap)))
-    count = math.ceil((length - side) / stride) + 1
     return [round(position) for position in np.linspace(0, length - side, count)]
 
 

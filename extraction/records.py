@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 _LARGEST = 2**31
+_LARGEST_SIZE = 2**26  # positions of a grid, or pixels of a view: 8192 x 8192
 
 
 def is_count(value: object, low: int = 0) -> bool:
@@ -18,12 +19,14 @@ def is_count(value: object, low: int = 0) -> bool:
 
 
 def is_size(value: object) -> bool:
-    """Return whether a value is a pair of positive whole numbers.
+    """Return whether a value is a pair of positive whole numbers, with a product that a model can have seen.
 
-    >>> is_size([2, 3]), is_size([2])
-    (True, False)
+    >>> is_size([2, 3]), is_size([2]), is_size([2**20, 2**20])
+    (True, False, False)
     """
-    return isinstance(value, list) and len(value) == 2 and all(is_count(part, 1) for part in value)
+    if not (isinstance(value, list) and len(value) == 2 and all(is_count(part, 1) for part in value)):
+        return False
+    return value[0] * value[1] <= _LARGEST_SIZE
 
 
 def is_text(value: object) -> bool:

@@ -124,12 +124,19 @@ class ActivationStore:
     def boxes(self) -> np.ndarray:
         """Box of every position or crop (h * w, 4): left, top, right, bottom in pixels of the view."""
         height, width = self.header["view"]
-        if self.header["crops"] is not None:
-            try:
-                return CropSpec(**self.header["crops"]).boxes((height, width))[1].astype(np.float32)
-            except (TypeError, ValueError, OverflowError) as error:
-                raise StoreError(f"the manifest in {str(self.path)!r} holds no crops: {error}.") from error
-        return position_boxes(self.grid, (height, width))
+        if self.header["crops"] is None:
+            return position_boxes(self.grid, (height, width))
+        try:
+            spec = CropSpec(**self.header["crops"])
+            grid = spec.grid((height, width))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise StoreError(f"the manifest in {str(self.path)!r} holds no crops: {error}.") from error
+        if grid != self.grid:
+            raise StoreError(
+                f"the manifest in {str(self.path)!r} holds crops on a grid of {grid}, and activations on one of "
+                f"{self.grid}: extract again with resume=False."
+            )
+        return spec.boxes((height, width))[1].astype(np.float32)
 
     @cached_property
     def logits(self) -> np.ndarray:

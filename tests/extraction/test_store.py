@@ -126,6 +126,40 @@ def test_boxes_of_positions_lie_in_the_view(store):
     assert store.boxes.tolist()[5] == [20, 10, 30, 20]
 
 
+def test_boxes_of_crops_lie_where_the_crops_were(arrays, tmp_path):
+    identity = {**IDENTITY, "unit": "crop", "crops": {"size": 10, "overlap": 0.0, "native": False}}
+    store = ActivationStore(write(tmp_path / "crops", arrays, identity=identity))
+    assert store.boxes.tolist()[5] == [20, 10, 30, 20]
+
+
+@pytest.mark.parametrize(
+    ("crops", "message"),
+    [
+        ({"size": 10, "overlap": 0.5}, r"crops on a grid of \(3, 5\), and activations on one of \(2, 3\)"),
+        ({"size": 1, "overlap": 0.0}, r"crops on a grid of \(20, 30\)"),
+        ({"size": "ten"}, "holds no crops"),
+        ({"side": 10}, "holds no crops"),
+        ({"size": float("nan")}, "holds no crops"),
+    ],
+    ids=["other grid", "one for every pixel", "no number", "unknown", "nan"],
+)
+def test_crops_that_contradict_the_activations_are_an_error(crops, message, arrays, tmp_path):
+    store = ActivationStore(write(tmp_path / "crops", arrays, identity={**IDENTITY, "unit": "crop", "crops": crops}))
+    with pytest.raises(StoreError, match=message):
+        store.boxes  # noqa: B018 - reading it must fail
+
+
+@pytest.mark.parametrize("name", ["grid", "view"])
+def test_sizes_that_no_model_has_are_an_error(name, arrays, tmp_path):
+    folder = write(tmp_path / "store", arrays)
+    lines = (folder / "manifest.jsonl").read_bytes().splitlines()
+    records = [json.loads(line)["record"] for line in lines]
+    records[1][name] = [2**20, 2**20]
+    (folder / "manifest.jsonl").write_bytes(b"".join(map(line_of, records)))
+    with pytest.raises(StoreError, match=f"no usable {name}"):
+        ActivationStore(folder)
+
+
 def test_sound_store_verifies(store):
     assert store.verify() == []
 
