@@ -66,8 +66,8 @@ class CropSpec:
         side = self._side(view)
         grid = self.grid(view)
         tops, lefts = (_offsets(length, side, count) for length, count in zip(view, grid, strict=True))
-        boxes = [(left, top, left + side, top + side) for top in tops for left in lefts]
-        return grid, np.array(boxes, dtype=np.int64)
+        top, left = (corner.ravel() for corner in np.meshgrid(tops, lefts, indexing="ij"))
+        return grid, np.stack([left, top, left + side, top + side], axis=1)
 
     def grid(self, view: tuple[int, int]) -> tuple[int, int]:
         """Return how many rows and columns of crops cover a view of this height and width.
@@ -89,9 +89,9 @@ class CropSpec:
         return asdict(self)
 
 
-def _offsets(length: int, side: int, count: int) -> list[int]:
+def _offsets(length: int, side: int, count: int) -> np.ndarray:
     """Return where crops begin along one side: evenly spread, the first at 0, the last ending at the border."""
-    return [round(position) for position in np.linspace(0, length - side, count)]
+    return np.rint(np.linspace(0, length - side, count)).astype(np.int64)
 
 
 def cut_crops(images: torch.Tensor, boxes: np.ndarray, *, size: tuple[int, int] | None) -> torch.Tensor:

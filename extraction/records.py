@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 _LARGEST = 2**31
+_LARGEST_FILE = 2**48
 _LARGEST_SIZE = 2**26  # positions of a grid, or pixels of a view: 8192 x 8192
 
 
@@ -16,6 +17,15 @@ def is_count(value: object, low: int = 0) -> bool:
     (True, False, False)
     """
     return type(value) is int and low <= value <= _LARGEST
+
+
+def is_file_size(value: object) -> bool:
+    """Return whether a value is a number of bytes that a file can have.
+
+    >>> is_file_size(2**33), is_file_size(2**70)
+    (True, False)
+    """
+    return type(value) is int and 0 <= value <= _LARGEST_FILE
 
 
 def is_size(value: object) -> bool:
@@ -61,7 +71,7 @@ SHARD: Mapping[str, Callable[[object], bool]] = {
     "start": is_count,
     "stop": is_count,
     "file": is_text,
-    "size": is_count,
+    "size": is_file_size,
     "checksum": is_text,
     "sample_ids": is_texts,
     "labels": is_labels,

@@ -8,6 +8,7 @@ checksum is compared the first time it is read. `StoreWriter` writes it.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -78,10 +79,11 @@ class ActivationStore:
         self.skipped: tuple[Skipped, ...] = tuple(entry for shard in self.shards for entry in shard.skipped)
         self._first = np.cumsum([0, *(shard.rows for shard in self.shards)])
         self._checked: set[int] = set()
+        self._refuse_impossible_shapes()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by the path: activations stay on disk."""
-        return partial(ActivationStore, part=self._part), (self.path,)
+        return partial(ActivationStore, part=self._part), (self.path.absolute(),)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -250,6 +252,17 @@ class ActivationStore:
         """
         return [shard.index for shard in self.shards if not is_sound(self.path, shard)]
 
+    def _refuse_impossible_shapes(self) -> None:
+        """Raise StoreError where a shard is smaller than the shapes in the header would make it."""
+        for shard in self.shards if "grid" in self.header else ():
+            values = sum(math.prod(self._shape(shard, name)) for name in ("positions", "prefix"))
+            least = values * np.dtype(self.header["dtype"]).itemsize + math.prod(self._shape(shard, "logits")) * 4
+            if shard.size < least:
+                raise StoreError(
+                    f"the manifest in {str(self.path)!r} holds shapes that do not fit the size of {shard.file!r} "
+                    f"({shard.size} bytes, {least} needed): extract again with resume=False."
+                )
+
     @property
     def _has_prefix(self) -> bool:
         return self.header["prefix_tokens"] > 0
@@ -261,6 +274,9 @@ class ActivationStore:
         wanted = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices), dtype=np.int64)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise StoreError(f"the store holds the samples 0 to {len(self) - 1}; {wanted.min()}..{wanted.max()} asked.")
+        for number, _ in self._by_shard(wanted):  # before memory is taken for them
+            if number not in self._checked and not has_size(self.path, self.shards[number]):
+                raise self._damaged(number)
         return wanted
 
     def _by_shard(self, samples: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -284,10 +300,7 @@ class ActivationStore:
         shard = self.shards[number]
         if number not in self._checked:
             if not is_sound(self.path, shard):
-                raise StoreError(
-                    f"{shard.file!r} in {str(self.path)!r} is damaged or missing: run extract with verify=True, "
-                    "which redoes it."
-                )
+                raise self._damaged(number)
             self._checked.add(number)
         try:
             with safe_open(self.path / shard.file, framework="numpy") as file:
@@ -301,6 +314,12 @@ class ActivationStore:
         except (SafetensorError, OSError) as error:
             raise StoreError(f"{shard.file!r} in {str(self.path)!r} cannot be read: {error}.") from error
         return values if dtype is None else values.astype(dtype, copy=False)
+
+    def _damaged(self, number: int) -> StoreError:
+        return StoreError(
+            f"{self.shards[number].file!r} in {str(self.path)!r} is damaged or missing: run extract with verify=True, "
+            "which redoes it."
+        )
 
 
 def _draw(total: int, max_rows: int | None, seed: int) -> np.ndarray:

@@ -115,8 +115,8 @@ class TestRows:
 
 
 def test_half_precision_store_is_read_as_float32(arrays, tmp_path):
-    halves = {name: values.astype(np.float16) for name, values in arrays.items()}
-    store = ActivationStore(write(tmp_path / "half", halves))
+    halves = {name: values.astype(np.float16) for name, values in arrays.items()} | {"logits": arrays["logits"]}
+    store = ActivationStore(write(tmp_path / "half", halves, identity={**IDENTITY, "dtype": "float16"}))
     assert store.rows()[0].dtype == np.float32
     assert store.features([0]).positions.numpy().dtype == np.float32
     assert np.array_equal(store.rows()[0], halves["positions"].reshape(-1, 4).astype(np.float32))
@@ -149,15 +149,44 @@ def test_crops_that_contradict_the_activations_are_an_error(crops, message, arra
         store.boxes  # noqa: B018 - reading it must fail
 
 
+def change(folder, line, **fields):
+    """Change fields of one record of a manifest, with its checksum."""
+    path = folder / "manifest.jsonl"
+    records = [json.loads(text)["record"] for text in path.read_bytes().splitlines()]
+    records[line] |= fields
+    path.write_bytes(b"".join(map(line_of, records)))
+
+
 @pytest.mark.parametrize("name", ["grid", "view"])
 def test_sizes_that_no_model_has_are_an_error(name, arrays, tmp_path):
     folder = write(tmp_path / "store", arrays)
-    lines = (folder / "manifest.jsonl").read_bytes().splitlines()
-    records = [json.loads(line)["record"] for line in lines]
-    records[1][name] = [2**20, 2**20]
-    (folder / "manifest.jsonl").write_bytes(b"".join(map(line_of, records)))
+    change(folder, 1, **{name: [2**20, 2**20]})
     with pytest.raises(StoreError, match=f"no usable {name}"):
         ActivationStore(folder)
+
+
+@pytest.mark.parametrize("shape", [{"grid": [2000, 3000]}, {"n_features": 2**31}, {"n_classes": 2**31}])
+def test_shapes_beyond_the_files_take_no_memory(shape, arrays, tmp_path):
+    folder = write(tmp_path / "store", arrays)
+    change(folder, 1, **shape)
+    with pytest.raises(StoreError, match="do not fit the size of 'shard-00000"):
+        ActivationStore(folder)
+
+
+@pytest.mark.parametrize("read", [lambda s: s.rows(max_rows=3), lambda s: s.features([0]), lambda s: s.logits_of([0])])
+def test_forged_sizes_take_no_memory(read, arrays, tmp_path):
+    folder = write(tmp_path / "store", arrays)
+    change(folder, 1, n_features=2**31, n_classes=2**31)
+    for line in (2, 4, 5):
+        change(folder, line, size=2**45)
+    with pytest.raises(StoreError, match="damaged or missing"):
+        read(ActivationStore(folder))
+
+
+def test_shard_of_more_than_two_gigabytes_is_a_shard(arrays, tmp_path):
+    folder = write(tmp_path / "store", arrays)
+    change(folder, 2, size=5 * 2**30)
+    assert ActivationStore(folder).shards[0].size == 5 * 2**30
 
 
 def test_sound_store_verifies(store):
