@@ -296,7 +296,7 @@ class Atlas(Mapping[str, ClassAtlas]):
         UserError
             Where the folder holds no finished atlas, or one of a newer version.
         """
-        root = Mirror(str(path)).pull(without=("activations",)) if is_address(path) else Path(path)
+        root = Mirror(str(path)).pull(without=("activations", "crops")) if is_address(path) else Path(path)
         run = storage.read_run(root)
         tables = {name: storage.read_table(root, name) for name in ("images", "skipped", "classes", "shortcuts")}
         members = LazyClasses(root, tables["classes"])

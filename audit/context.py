@@ -16,6 +16,7 @@ from conceptatlas.concepts import TextImageEncoder, Vocabulary
 from conceptatlas.extraction import ActivationStore, Features, ImageError, SplitModel
 
 Masks = Mapping[str, Any] | Callable[[str], Any]
+ACTIVATIONS, CROPS = "activations", "crops"  # folders of a run
 ProgressFactory = Callable[[str, int], Callable[[int], None]]
 
 
@@ -90,6 +91,7 @@ class Context:
     batch_size: int = 64
     map_method: str | None = None
     masks: Masks | None = None
+    crops: ActivationStore | None = None
 
     def predicted_as(self, index: int) -> np.ndarray:
         """Return the rows of the images that the model predicts as a class, in the order of the store."""
@@ -106,6 +108,21 @@ class Context:
         stored = self.store.features(rows)
         prefix = None if stored.prefix is None else stored.prefix.to(self.split.device)
         return stored.replace(positions=stored.positions.to(self.split.device), prefix=prefix)
+
+    def rows_to_fit(self, rows: np.ndarray, max_rows: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return activations (n, p) that concepts of some images are fitted on, and the row of the image of each, (n,).
+
+        They are positions of these images, or crops of them where the run is one of crops.
+        """
+        seed = self.settings.seed
+        if self.crops is None:
+            activations, images, _ = self.store.rows(rows, max_rows=max_rows, seed=seed)
+            return activations, images
+        place = {name: index for index, name in enumerate(self.crops.sample_ids)}
+        ids = self.images["sample_id"].to_numpy()
+        found = {place[ids[row]]: row for row in rows if ids[row] in place}
+        activations, images, _ = self.crops.rows(sorted(found), max_rows=max_rows, seed=seed)
+        return activations, np.array([found[index] for index in images], dtype=np.int64)
 
     def view(self, row: int) -> Image.Image:
         """Return what the model saw of an image."""

@@ -37,7 +37,7 @@ def fit_directions(context: Context, rows: np.ndarray, index: int) -> tuple[torc
         The class, whose prediction is to be kept where the number of concepts is ``"auto"``.
     """
     settings = context.settings
-    activations, images, _ = context.store.rows(rows, max_rows=settings.max_rows, seed=settings.seed)
+    activations, images = context.rows_to_fit(rows, settings.max_rows)
     signed = bool((activations < 0).any())
     provenance: dict[str, Any] = {"rows": len(activations), "images": len(rows), "signed": signed}
     n_concepts = settings.n_concepts
@@ -127,19 +127,21 @@ def choose_count(context: Context, rows: np.ndarray, index: int) -> KChoice:
 
     What decides a class may be a small part of its activations (the ground behind an animal, a frame): a dictionary
     that explains them well can miss it. So a candidate's score is multiplied by how well the class's margin over the
-    other classes, image by image, is kept when the activations are replaced by their reconstruction.
+    other classes, image by image, is kept when the activations are replaced by their reconstruction. Crops are not what
+    the head sees; there reconstruction and stability decide alone.
     """
     settings = context.settings
     positions = context.store.grid[0] * context.store.grid[1]
     chosen = sample(rows, max(CHOICE_IMAGES, CHOICE_ROWS // positions), settings.seed)
-    activations, groups, _ = context.store.rows(chosen, seed=settings.seed)
+    activations, groups = context.rows_to_fit(chosen)
+    whole = context.crops is None
     return choose_n_components(
         activations,
         candidates=settings.candidates,
         seed=settings.seed,
         factorizer=settings.factorizer,
         groups=groups,
-        keep=MarginKept.of(context.split, context.features(chosen), index),
+        keep=MarginKept.of(context.split, context.features(chosen), index) if whole else None,
     )
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from conceptatlas.audit import storage
 from conceptatlas.audit.atlas import Atlas
-from conceptatlas.audit.context import Context, Masks, Settings
+from conceptatlas.audit.context import ACTIVATIONS, CROPS, Context, Masks, Settings
 from conceptatlas.audit.engines import ClassWork, proofs_of
 from conceptatlas.audit.inventory import inventory
 from conceptatlas.audit.judgements import restore
@@ -29,6 +29,7 @@ from conceptatlas.concepts import (
 )
 from conceptatlas.extraction import (
     ActivationStore,
+    CropSpec,
     CutPoint,
     ExtractionResult,
     RayEngine,
@@ -49,7 +50,7 @@ def audit(
     class_names: Sequence[str] | None = None,
     labels: Mapping[str, str | int] | None = None,
     layer: str | CutPoint = "auto",
-    unit: Literal["auto", "position"] = "auto",
+    unit: Literal["auto", "position", "crop"] = "auto",
     n_concepts: int | Literal["auto"] = "auto",
     classes: Sequence[str | int] | None = None,
     factorizer: str = "auto",
@@ -90,7 +91,9 @@ def audit(
     layer
         Name of a cut point, or ``"auto"`` for the measured choice.
     unit
-        What a row of activations is: every position of whole images.
+        What concepts are fitted on: ``"position"`` (which ``"auto"`` takes), each position of whole images, or ``"crop"``,
+        the mean activations of crops resized to the model's input, as in CRAFT, at some 25 further forward passes per
+        image. Either way concepts are measured and placed on the positions of whole images.
     n_concepts
         Concepts per class, or ``"auto"``.
     classes
@@ -166,6 +169,7 @@ def audit(
     )
     run = begin(request)
     result = _extract(run)
+    _extract_crops(run)
     run.keep()
     table = image_table(run.subject, result, labels)
     empty = empty_classes(run.subject, run.request.labels)
@@ -222,12 +226,14 @@ def audit_shard(model: nn.Module | str, images: Any, *, out: str | Path, shard: 
         raise UserError(f"{error}: audit_shard takes the options of audit") from None
     bound.apply_defaults()
     run = begin(Request(**bound.arguments))
-    folder = run.run_dir / "activations"
+    folder = run.run_dir / ACTIVATIONS
     if not has_store(folder) or not ActivationStore(folder).complete:
         _extract(run, (index, count))
+        _extract_crops(run, (index, count))
         run.keep()
         return "activations"
     result = _extract(run)
+    _extract_crops(run)
     table = image_table(run.subject, result, run.request.labels)
     empty = empty_classes(run.subject, run.request.labels)
     listing = class_listing(table, run.subject.class_names, run.settings.min_images, run.request.classes, empty)
@@ -238,14 +244,22 @@ def audit_shard(model: nn.Module | str, images: Any, *, out: str | Path, shard: 
     return "classes"
 
 
-def _extract(run: Run, shard: tuple[int, int] | None = None) -> ExtractionResult:
+def _extract_crops(run: Run, shard: tuple[int, int] | None = None) -> None:
+    """Compute the activations of crops too, where concepts are fitted on crops."""
+    if run.request.unit == "crop":
+        _extract(run, shard, crops=CropSpec())
+
+
+def _extract(run: Run, shard: tuple[int, int] | None = None, *, crops: CropSpec | None = None) -> ExtractionResult:
     request = run.request
-    with run.bars.stage("activations", len(run.subject.source)) as tick:
+    stage, folder = ("activations", ACTIVATIONS) if crops is None else ("activations of crops", CROPS)
+    with run.bars.stage(stage, len(run.subject.source)) as tick:
         return extract(
             run.subject.split,
             run.subject.source,
             run.subject.preprocess,
-            run.run_dir / "activations",
+            run.run_dir / folder,
+            crops=crops,
             on_error=request.on_error,
             max_error_rate=request.max_error_rate,
             resume=request.resume,
@@ -272,6 +286,7 @@ def _class_work(run: Run, result: ExtractionResult, table: pd.DataFrame, listing
         vocabulary=words,
         word_embeddings=embed_words(cached, words.words) if cached is not None and words is not None else None,
         masks=run.request.masks,
+        crops=ActivationStore(run.run_dir / CROPS) if run.request.unit == "crop" else None,
     )
     fitted = listing[listing["fitted"]]
     classes = [(int(index), str(slug)) for index, slug in zip(fitted["index"], fitted["slug"], strict=True)]
@@ -297,7 +312,7 @@ def _describe(
             "choice": subject.split.choice,
         },
         "class_names": subject.class_names,
-        "unit": "position",
+        "unit": "position" if context.crops is None else "crop",
         "preprocess": subject.preprocess.to_dict(),
         "data": {
             "n_seen": n_seen,

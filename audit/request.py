@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from conceptatlas.audit import storage
-from conceptatlas.audit.context import Masks, Settings
+from conceptatlas.audit.context import ACTIVATIONS, CROPS, Masks, Settings
 from conceptatlas.audit.judgements import set_aside
 from conceptatlas.audit.progress import Progress
 from conceptatlas.concepts import (
@@ -142,7 +142,7 @@ def begin(request: Request) -> Run:
     )
     mirror = _mirror(request)
     run_dir, keep_alive = _run_dir(request.out if mirror is None else mirror.path)
-    key = _run_key(subject, settings, encoder, words, request.labels, request.classes)
+    key = _run_key(subject, settings, encoder, words, request)
     _claim(run_dir, key, request.resume)
     return Run(request, subject, settings, encoder, words, run_dir, key, Progress(request.progress), keep_alive, mirror)
 
@@ -161,7 +161,7 @@ def _mirror(request: Request) -> Mirror | None:
 
 def _validate(unit: str, on_error: str, recursion: str) -> None:
     for value, known, what in (
-        (unit, ("auto", "position"), "unit"),
+        (unit, ("auto", "position", "crop"), "unit"),
         (on_error, ("warn", "raise", "skip"), "on_error"),
         (recursion, ("off", "auto", "all"), "recursion"),
     ):
@@ -257,14 +257,14 @@ def _run_dir(out: str | Path | None) -> tuple[Path, object]:
     return path, None
 
 
-def _run_key(
-    subject: Subject, settings: Settings, encoder: Any, words: Any, labels: Any, classes: Any
-) -> dict[str, Any]:
+def _run_key(subject: Subject, settings: Settings, encoder: Any, words: Any, request: Request) -> dict[str, Any]:
     """Return what makes two audits the same; another value in the run's folder is refused."""
+    labels, classes = request.labels, request.classes
     return {
         "weights": subject.weights,
         "layer": subject.split.layer.name,
         "preprocess": subject.preprocess.digest,
+        "unit": "crop" if request.unit == "crop" else "position",
         "settings": asdict(settings),
         "encoder": getattr(encoder, "id", None),
         "vocabulary": words.digest if words is not None else None,
@@ -291,6 +291,6 @@ def _claim(run_dir: Path, key: dict[str, Any], resume: bool) -> None:
             )
     elif path.exists() or (not resume and any(run_dir.iterdir())):
         set_aside(run_dir)
-        for name in ("activations", "concepts", "views", "tables"):
+        for name in (ACTIVATIONS, CROPS, "concepts", "views", "tables"):
             shutil.rmtree(run_dir / name, ignore_errors=True)
     storage.write_json(path, {"schema": storage.SCHEMA, "key": key, "finished": False})

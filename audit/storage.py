@@ -190,7 +190,7 @@ def copy_atlas(source: Path, target: Path) -> Path:
         raise UserError(f"{str(target)!r} is not empty; give a new folder")
     side = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(side, ignore_errors=True)
-    shutil.copytree(source, side, ignore=shutil.ignore_patterns("activations", ".*"))
+    shutil.copytree(source, side, ignore=shutil.ignore_patterns("activations", "crops", ".*"))
     if target.exists():
         target.rmdir()
     side.rename(target)

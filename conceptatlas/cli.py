@@ -114,6 +114,7 @@ def audit(
     out: Annotated[str, typer.Option(help="Folder (or address) of the run; run again to resume.")],
     checkpoint: Checkpoint = None,
     layer: Annotated[str, typer.Option(help="Name of a cut point (see `layers`), or auto.")] = "auto",
+    unit: Annotated[str, typer.Option(help="Fit concepts on each position, or on each crop (as CRAFT does).")] = "auto",
     n_concepts: Annotated[str, typer.Option(help="Concepts per class, or auto.")] = "auto",
     classes: Annotated[list[str] | None, typer.Option("--class", help="Only this class; may be repeated.")] = None,
     class_names: Annotated[Path | None, typer.Option(help="Text file: one class name per line, in order.")] = None,
@@ -157,6 +158,7 @@ def audit(
         out=out,
         checkpoint=checkpoint,
         layer=layer,
+        unit=unit,  # type: ignore[arg-type]
         n_concepts="auto" if n_concepts == "auto" else int(n_concepts),
         classes=classes,
         class_names=names,
@@ -189,6 +191,8 @@ def merge(run: Annotated[Path, typer.Argument(help="Folder of the run whose part
     from conceptatlas.extraction import merge as merge_parts
 
     store = merge_parts(run / "activations")
+    if (run / "crops").is_dir():
+        merge_parts(run / "crops")
     typer.echo(f"{len(store)} images in {len(store.shards)} shards, {len(store.skipped)} skipped: {run}")
 
 

@@ -84,6 +84,16 @@ def test_the_second_round_may_be_left_out(whole, folder, tmp_path):
     assert_same(whole.path, tmp_path / "run")
 
 
+def test_crops_are_computed_in_parts_too(folder, tmp_path):
+    for i in range(2):
+        audit_shard(network(), folder, out=tmp_path / "run", shard=(i, 2), unit="crop", **OPTIONS)
+    merge(tmp_path / "run" / "activations")
+    merge(tmp_path / "run" / "crops")
+    whole = audit(network(), folder, out=tmp_path / "whole", unit="crop", **OPTIONS)
+    audit(network(), folder, out=tmp_path / "run", unit="crop", **OPTIONS)
+    assert_same(whole.path, tmp_path / "run")
+
+
 def test_parts_of_an_audit_must_be_merged_first(folder, tmp_path):
     audit_shard(network(), folder, out=tmp_path / "run", shard=(0, 2), **OPTIONS)
     with pytest.raises(UserError, match="conceptatlas merge"):

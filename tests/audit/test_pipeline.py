@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from conceptatlas.audit import Atlas, Settings, audit, compare, reopen
+from conceptatlas.extraction import ActivationStore
 from conceptatlas.extraction.errors import UserError
 
 SMALL = Settings(max_probe=4, n_examples=3, sobol_images=2, umap=False)
@@ -191,6 +192,7 @@ def test_without_a_folder_the_atlas_lives_in_a_temporary_one(folder):
         ({"factorizer": "magic"}, "magic"),
         ({"labels": {"left": "wasp"}}, "wasp"),
         ({"engine": "steam"}, "steam"),
+        ({"unit": "superpixel"}, "superpixel"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named(folder, tmp_path, options, mentioned):
@@ -225,3 +227,22 @@ def test_fault_65_the_order_of_the_files_changes_nothing(folder, tmp_path):
         first = one[name].images.set_index("sample_id")["logit"].sort_index()
         second = other[name].images.set_index("sample_id")["logit"].sort_index()
         pd.testing.assert_series_equal(first, second, check_exact=False, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_concepts_can_be_fitted_on_crops_and_are_measured_on_whole_images(name, folder, tmp_path):
+    model = network(name)
+    atlas = run(model, folder, tmp_path / "run", unit="crop", n_concepts="auto", class_names=["left", "right", "other"])
+    crops = ActivationStore(tmp_path / "run" / "crops")
+    assert (atlas.run["unit"], crops.unit, len(crops)) == ("crop", "crop", 28)
+    for title in atlas:
+        member = atlas[title]
+        assert member.bank.provenance["rows"] == member.n_images * len(crops.boxes)
+        total = member.contributions.sum(1) + member.residual + member.bias
+        np.testing.assert_allclose(total, member.images["logit"], atol=1e-4, rtol=1e-4)
+
+
+def test_a_run_of_crops_is_not_resumed_as_one_of_positions(folder, tmp_path):
+    run(network(), folder, tmp_path / "run", unit="crop")
+    with pytest.raises(UserError, match="different unit"):
+        run(network(), folder, tmp_path / "run")
