@@ -91,7 +91,7 @@ def audit(
     layer
         Name of a cut point, or ``"auto"`` for the measured choice.
     unit
-        What concepts are fitted on: ``"position"`` (which ``"auto"`` takes), each position of whole images, or ``"crop"``,
+        What concepts are fitted on: ``"position"`` (``"auto"`` takes it), each position of whole images, or ``"crop"``,
         the mean activations of crops resized to the model's input, as in CRAFT, at some 25 further forward passes per
         image. Either way concepts are measured and placed on the positions of whole images.
     n_concepts
