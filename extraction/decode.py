@@ -2,7 +2,8 @@
 
 Rules that are fixed here, so that the model, the crops and the thumbnails see the same picture:
 
-- 16-bit greys are divided by 257; float images are taken as 0..1, 0..255 or 0..65535 by their range, or refused.
+- 16-bit greys are divided by 257. Float images and greys of 32 bits are taken as 0..1 (floats), 0..255 or 0..65535 by
+  their largest value, and refused where no range makes that value at least an eighth of white: they would be black.
 - Transparency is composited on :data:`BACKGROUND`; EXIF orientation is applied; ICC profiles are not.
 - The first frame of an animation or a multi-page file is taken.
 - More than :data:`MAX_PIXELS` pixels are refused before any is decoded; a JPEG of more than :data:`DRAFT_PIXELS` is
@@ -48,7 +49,9 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-_ORIENTATION_TAG = 0x0112
+_TIFF_MAGIC = (b"II*\0", b"MM\0*")
+_ORIENTATION_TAG, _PHOTOMETRIC_TAG = 0x0112, 0x0106
+_DARKEST = 8  # the largest value of a range is at least white divided by this
 _QUIET = threading.Lock()  # the filters of warnings belong to the whole process
 
 
@@ -146,6 +149,8 @@ def _unidentified(data: bytes, name: str) -> ImageError:
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
         remedy = "HEIC needs `pip install pillow-heif` and pillow_heif.register_heif_opener()"
         return ImageError(name, "unsupported", remedy)
+    if data[:4] in _TIFF_MAGIC:
+        return ImageError(name, "unsupported", "a torn TIFF, or one of a kind that Pillow does not read: make it a PNG")
     if head.startswith(b"<svg") or (head.startswith(b"<?xml") and b"<svg" in data[:4096]):
         return ImageError(name, "unsupported", "SVG is not a raster image: convert it to PNG first")
     return ImageError(name, "not_an_image", "UnidentifiedImageError: no known image format")
@@ -208,12 +213,10 @@ def _orientation(image: Image.Image) -> tuple[int, tuple[str, ...]]:
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode in _SIXTEEN_BIT:
-        return _from_grey(np.asarray(image).astype(np.float32) / 257.0)
-    if image.mode == "I":
-        return _from_grey(_scale_integers(np.asarray(image), image.format, name))
-    if image.mode == "F":
-        return _from_grey(_scale_floats(np.asarray(image), name))
+    if image.mode in (*_SIXTEEN_BIT, "I", "F"):
+        return _from_grey(_deep_grey(image, name))
+    if image.mode == "La":  # Pillow knows no way from it to RGBA but this
+        return _composite(image.convert("LA"))
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         return _composite(image)
     if image.mode == "LAB":
@@ -228,23 +231,36 @@ def _composite(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(canvas, rgba).convert("RGB")
 
 
-def _scale_integers(pixels: np.ndarray, file_format: str | None, name: str) -> np.ndarray:
-    """Scale 32-bit greys: 16-bit values, except in files other than PNG and PPM whose values all fit 8 bits."""
-    low, high = int(pixels.min()), int(pixels.max())
-    if low < 0 or high > 65535:
-        raise ImageError(name, "range", f"grey values {low}..{high}; 0..65535 are read")
-    if high <= 255 and file_format not in ("PNG", "PPM"):
-        return pixels.astype(np.float32)
-    return pixels.astype(np.float32) / 257.0
+def _deep_grey(image: Image.Image, name: str) -> np.ndarray:
+    """Return the greys of an image of more than 8 bits, in 0..255 (h, w)."""
+    pixels = np.asarray(image)
+    grey = _scaled(pixels, _ranges_of(image), name)
+    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC_TAG) == 0:  # white is zero, which Pillow heeds up to 8 bits
+        grey = 255.0 - grey
+    transparent = image.info.get("transparency")
+    return grey if transparent is None else np.where(pixels == transparent, np.float32(BACKGROUND[0]), grey)
 
 
-def _scale_floats(pixels: np.ndarray, name: str) -> np.ndarray:
+def _ranges_of(image: Image.Image) -> tuple[float, ...]:
+    """Return what may be white in a grey image of more than 8 bits; Pillow reads some 16-bit files as 32-bit ones."""
+    if image.mode == "F":
+        return (1.0, 255.0, 65535.0)
+    sixteen = image.mode in _SIXTEEN_BIT or image.format in ("PNG", "PPM")
+    return (65535.0,) if sixteen else (255.0, 65535.0)
+
+
+def _scaled(pixels: np.ndarray, whites: tuple[float, ...], name: str) -> np.ndarray:
+    """Scale greys to 0..255 by the first of several ranges, from 0 to white, that holds them."""
     low, high = float(pixels.min()), float(pixels.max())
-    if not np.isfinite(pixels).all() or low < 0 or high > 65535:
-        raise ImageError(name, "range", f"float values {low:g}..{high:g}; 0..1, 0..255 and 0..65535 are read")
-    if high <= 1.0:
-        return pixels * 255.0
-    return pixels if high <= 255.0 else pixels / 257.0
+    white = next((white for white in whites if high <= white), None)
+    if not np.isfinite(pixels).all() or low < 0 or white is None:
+        ranges = " and ".join(f"0..{white:g}" for white in whites)
+        raise ImageError(name, "range", f"grey values {low:g}..{high:g}; {ranges} are read")
+    if white != whites[0] and high < white / _DARKEST:
+        raise ImageError(
+            name, "range", f"grey values {low:g}..{high:g}, which of 0..{white:g} would be all but black: scale them"
+        )
+    return pixels.astype(np.float32) * (255.0 / white)
 
 
 def _from_grey(values: np.ndarray) -> Image.Image:

@@ -1,6 +1,7 @@
 """What decode_image returns for every kind of file that it accepts."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -63,6 +64,48 @@ def test_float_tiff_without_a_known_range_is_refused(values):
     with pytest.raises(ImageError) as caught:
         decode_image(encoded(Image.fromarray(values.astype(np.float32)), "TIFF"))
     assert caught.value.cause == "range"
+
+
+@pytest.mark.parametrize(
+    ("kind", "largest"),
+    [
+        *((np.float32, largest) for largest in (1.02, 4, 31, 300, 4095)),
+        *((np.int32, largest) for largest in (300, 4095)),
+    ],
+)
+def test_deep_greys_are_never_all_black_in_silence(kind, largest):
+    values = np.linspace(0, largest, 256).reshape(16, 16).astype(kind)
+    with pytest.raises(ImageError, match="all but black") as caught:
+        decode_image(encoded(Image.fromarray(values), "TIFF"))
+    assert caught.value.cause == "range"
+
+
+def test_sixteen_bit_greys_of_which_zero_is_white():
+    ramp = np.linspace(0, 65535, 256).reshape(16, 16).astype(np.uint16)
+    data = encoded(Image.fromarray(ramp), "TIFF", tiffinfo={262: 0})
+    with Image.open(io.BytesIO(data)) as plain:
+        assert plain.tag_v2[262] == 0
+    assert np.array_equal(np.asarray(decode_image(data))[..., 0], np.rint(255 - ramp / 257))
+
+
+def test_sixteen_bit_grey_that_stands_for_transparent_is_white():
+    values = np.array([[1000, 1001], [0, 65535]], np.uint16)
+    image = Image.fromarray(values)
+    image.info["transparency"] = 1000
+    assert np.asarray(decode_image(image))[..., 0].tolist() == [[255, 4], [0, 255]]
+
+
+def test_tiff_that_pillow_does_not_know_says_so():
+    tags = [(256, 4), (257, 4), (258, 64), (259, 1), (262, 1), (273, 256), (277, 1), (278, 4), (279, 128), (339, 3)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    data = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    with pytest.raises(ImageError, match="a kind that Pillow does not read") as caught:
+        decode_image(data.ljust(512, b"\0"))
+    assert caught.value.cause == "unsupported"
+
+
+def test_premultiplied_grey_is_composited():
+    assert decode_image(Image.new("LA", (2, 2), (0, 128)).convert("La")).getpixel((0, 0)) == (127, 127, 127)
 
 
 def test_32_bit_grey_of_sixteen_bits_is_scaled():

@@ -128,6 +128,15 @@ def test_fault_10_float_tiff_is_not_black():
     assert abs(np.asarray(decode_image(encoded(Image.fromarray(ramp), "TIFF"))).mean() - 127.5) < 1
 
 
+@pytest.mark.parametrize("largest", [1.0001, 5, 255, 600, 65535])
+def test_fault_10_float_tiff_beyond_one_is_bright_or_skipped(largest):
+    data = encoded(Image.fromarray(np.linspace(0, largest, 256, dtype=np.float32).reshape(16, 16)), "TIFF")
+    if largest in (1.0001, 5, 600):
+        assert cause_of(data) == "range"
+    else:
+        assert np.asarray(decode_image(data)).max() == 255
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "1"])
 def test_fault_11_grey_alpha_and_one_bit(mode):
     image = Image.new("L", (8, 8), 255).convert(mode)
