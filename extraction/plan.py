@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -56,18 +57,26 @@ class Plan:
     output_fn: Callable[[Any], torch.Tensor] | None = None
 
     def run_here(self, ledger: Ledger) -> None:
-        """Compute all pending shards in this process; images are read ahead, also across shards."""
+        """Compute all pending shards in this process.
+
+        Images are read ahead, also across shards; a shard is written while the next one is computed.
+        """
         engine = self._engine()
         filling = self._filling(engine, fail=ledger.fail, seen=ledger.seen)
         pending = ledger.pending()
         wanted = [sample for index in pending for sample in range(*ledger.spans[index])]
         window = 2 * engine.batch_size
         reads = read_ahead(self.source, self.preprocess, wanted, threads=self.threads, window=window)
-        with contextlib.closing(reads):
-            for index in pending:
-                shard = filling.compute(index, ledger.spans[index], reads)
-                ledger.check(shard)
-                ledger.take(filling.write(shard))
+        with contextlib.closing(reads), ThreadPoolExecutor(1) as writer:
+            writing: list[Future[Filled]] = []
+            try:
+                for index in pending:
+                    shard = filling.compute(index, ledger.spans[index], reads)
+                    ledger.check(shard)
+                    _record(writing, ledger)
+                    writing.append(writer.submit(filling.write, shard))
+            finally:
+                _record(writing, ledger)
 
     def run_in(self, pool: Pool, ledger: Ledger) -> None:
         """Compute all pending shards in other processes; only their records come back."""
@@ -80,6 +89,12 @@ class Plan:
 
     def _filling(self, engine: Engine, **callbacks: Any) -> Filling:
         return Filling(self.source, engine, self.folder, DTYPES[self.dtype], **callbacks)
+
+
+def _record(writing: list[Future[Filled]], ledger: Ledger) -> None:
+    """Wait for the shard that is being written, if any, and record it."""
+    while writing:
+        ledger.take(writing.pop().result())
 
 
 def shard_worker(plan: Plan, device: str) -> Callable[[int], Filled]:
