@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from conceptatlas.extraction.decode import decode_image
 from conceptatlas.extraction.errors import ImageError, SourceError
-from conceptatlas.extraction.samples import Sample, content_id
+from conceptatlas.extraction.samples import Sample, content_id, plain_label
 
 _IMAGE_KEYS = ("image", "img", "pixel_values", "picture")
+_CHANNELS = (1, 3, 4)
+_SLACK = 1 / 255  # by which rounding may push values out of 0..1
 _LABEL_KEYS = ("label", "labels", "fine_label", "class", "target")
 
 
 class DatasetSource:
     """A map-style dataset: torchvision, Hugging Face, or any object with ``len()`` and ``[index]``.
 
-    Items are a PIL image or an image tensor, a pair of it and a label, or a dictionary with both. A tensor is
-    (3, h, w) or (1, h, w), in 0..1 or in 0..255 as bytes, not yet normalised.
+    Items are a PIL image, a path, an image tensor or array, a pair of it and a label, or a dictionary with both. A
+    tensor is (3, h, w) or (1, h, w), a numpy array (h, w, 3), (h, w) or (3, h, w); in 0..1, in 0..255 as bytes or in
+    0..65535 as uint16, not yet normalised.
 
     Parameters
     ----------
@@ -80,7 +84,7 @@ class DatasetSource:
                 ) from error
             raise ImageError(name, "unreadable", f"{type(error).__name__}: {error}") from error
         picture, label = _divide_item(item, *self._keys)
-        image = decode_image(picture if not _is_array(picture) else _from_array(picture), name=name)
+        image = decode_image(_from_array(picture, name) if _is_array(picture) else picture, name=name)
         return Sample(content_id(index, image), image, self._name_of(label))
 
     def failed_id(self, index: int) -> str:
@@ -88,10 +92,10 @@ class DatasetSource:
         return f"{index:08d}-unreadable"
 
     def _name_of(self, label: Any) -> Any:
-        label = label.item() if hasattr(label, "item") else label
+        label = plain_label(label)
         if self._names is not None and isinstance(label, int) and 0 <= label < len(self._names):
             return self._names[label]
-        return label if isinstance(label, (str, int)) else None
+        return label
 
     def _read_all(self) -> list[tuple[str, Any]]:
         if self._known is None:
@@ -114,7 +118,11 @@ def _process_is_lost(error: Exception) -> bool:
 
 
 def _label_names(dataset: Any) -> Sequence[str] | None:
-    """Return the names of integer labels where a torchvision or a Hugging Face dataset knows them."""
+    """Return the names of integer labels where a torchvision or Hugging Face dataset, or a part of one, knows them."""
+    whole = [getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())]
+    inner = [_label_names(part) for part in whole if part is not None]
+    if inner and all(names == inner[0] for names in inner):
+        return inner[0]
     classes = getattr(dataset, "classes", None)
     if isinstance(classes, (list, tuple)) and all(isinstance(name, str) for name in classes):
         return classes
@@ -128,38 +136,66 @@ def _label_names(dataset: Any) -> Sequence[str] | None:
 
 def _divide_item(item: Any, image_key: str | None, label_key: str | None) -> tuple[Any, Any]:
     """Return picture and label of a dataset's item."""
-    if isinstance(item, dict):
+    if isinstance(item, Mapping):
         image_key = image_key or next((key for key in _IMAGE_KEYS if key in item), None)
         image_key = image_key or next((key for key, value in item.items() if isinstance(value, Image.Image)), None)
         if image_key not in item:
             raise SourceError(f"no image among the keys {sorted(map(str, item))}: pass image_key=.")
         label_key = label_key or next((key for key in _LABEL_KEYS if key in item), None)
-        return item[image_key], item.get(label_key) if label_key else None
+        return _picture_in(item[image_key]), item.get(label_key) if label_key else None
     picture, label = (item[0], item[1]) if isinstance(item, (tuple, list)) and len(item) >= 2 else (item, None)
     picture = picture[0] if isinstance(picture, (tuple, list)) and len(picture) == 1 else picture
-    if isinstance(picture, (Image.Image, str, os.PathLike, bytes)) or _is_array(picture):
-        return picture, label
-    raise SourceError(f"the dataset's items hold {type(picture).__name__}, not a PIL image or an image tensor.")
+    return _picture_in(picture), label
+
+
+def _picture_in(value: Any) -> Any:
+    """Return an image, a path, bytes or an array; Hugging Face keeps undecoded images as bytes beside a path."""
+    if isinstance(value, Mapping) and {"bytes", "path"} <= set(value):
+        value = value["bytes"] if value["bytes"] is not None else value["path"]
+    if isinstance(value, (Image.Image, str, os.PathLike, bytes)) or _is_array(value) or value is None:
+        return value
+    raise SourceError(f"the dataset's items hold {type(value).__name__}, not a PIL image or an image tensor.")
 
 
 def _is_array(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype")
+    return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, str)
 
 
-def _from_array(array: Any) -> Image.Image:
-    """Return the picture of a tensor (c, h, w), or of a numpy array (h, w) or (h, w, c)."""
-    pixels = np.asarray(array)
-    if pixels.ndim == 3 and not isinstance(array, np.ndarray):
+def _from_array(array: Any, name: str) -> Image.Image:
+    """Return the picture of a tensor (c, h, w), or of a numpy array (h, w), (h, w, c) or (c, h, w)."""
+    pixels = _channels_last(_as_numpy(array), first=isinstance(array, torch.Tensor))
+    if pixels.size == 0:
+        raise ImageError(name, "empty", f"an array of the shape {tuple(array.shape)}")
+    if pixels.dtype == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(pixels))
+    if pixels.dtype == np.uint16:
+        return Image.fromarray(np.rint(pixels / 257.0).astype(np.uint8))
+    if not np.isfinite(pixels).all():
+        raise ImageError(name, "range", "values that are not finite")
+    if pixels.dtype.kind not in "fb" or pixels.min() < -_SLACK or pixels.max() > 1 + _SLACK:
+        raise SourceError(
+            f"the dataset's tensors hold {pixels.dtype} values {pixels.min():g}..{pixels.max():g}, not 0..1 or bytes: "
+            "leave out Normalize, which belongs into preprocess=, and clamp what resizing has pushed out of 0..1."
+        )
+    return Image.fromarray(np.rint(np.clip(pixels.astype(np.float32), 0, 1) * 255).astype(np.uint8))
+
+
+def _as_numpy(array: Any) -> np.ndarray:
+    if not isinstance(array, torch.Tensor):
+        return np.asarray(array)
+    array = array.detach().cpu()
+    return (array.float() if array.is_floating_point() else array).numpy()  # numpy knows no bfloat16
+
+
+def _channels_last(pixels: np.ndarray, *, first: bool) -> np.ndarray:
+    """Return an image's array as (h, w) or (h, w, c); channels may stand `first`, and do where only they can."""
+    shape = pixels.shape
+    if pixels.ndim == 3 and (first or (pixels.shape[2] not in _CHANNELS and pixels.shape[0] in _CHANNELS)):
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
-    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (3, 4)):
-        raise SourceError(f"the dataset's images have the shape {tuple(array.shape)}; give (3, h, w) tensors.")
-    if pixels.dtype == np.uint8:
-        return Image.fromarray(np.ascontiguousarray(pixels))
-    if pixels.dtype.kind != "f" or pixels.min() < 0 or pixels.max() > 1:
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in _CHANNELS):
         raise SourceError(
-            f"the dataset's tensors hold {pixels.dtype} values {pixels.min():g}..{pixels.max():g}, not 0..1 or bytes: "
-            "leave out Normalize, which belongs into preprocess=."
+            f"the dataset's images are arrays of the shape {shape}; give tensors (3, h, w) or numpy arrays (h, w, 3)."
         )
-    return Image.fromarray(np.rint(pixels * 255).astype(np.uint8))
+    return pixels

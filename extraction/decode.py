@@ -109,6 +109,8 @@ def _name_of(source: object) -> str:
 
 def _read(source: str | os.PathLike[str] | bytes | IO[bytes], name: str) -> bytes:
     """Return the bytes of the file. A FIFO, a device or a folder is refused without being read."""
+    if source is None:
+        raise ImageError(name, "missing", "None in place of an image")
     if isinstance(source, bytes):
         return source
     if not isinstance(source, (str, os.PathLike)):

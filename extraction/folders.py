@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +12,8 @@ from pathlib import Path
 from conceptatlas.extraction.decode import decode_image
 from conceptatlas.extraction.errors import SourceError
 from conceptatlas.extraction.samples import Sample, printable_id, unique_ids
+
+logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset(
     (".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm")
@@ -26,8 +29,9 @@ class FolderSource:
 
     Every real file is taken once, whatever links lead to it; a link that leads back up is not followed twice. A file
     in a sub-folder has the name of the topmost sub-folder as its label. Hidden files, AppleDouble files, system files
-    and files without the ending of an image are left out and listed in ``ignored``. What only looks like an image (a
-    dangling link, a FIFO, an empty file) is kept: reading it raises ImageError, so that it is counted.
+    and files without the ending of an image are left out and listed in ``ignored``; so is a folder that may not be
+    read, which is logged. What only looks like an image (a dangling link, a FIFO, an empty file) is kept: reading it
+    raises ImageError, so that it is counted.
 
     Parameters
     ----------
@@ -72,6 +76,9 @@ class FolderSource:
         _check_folder(self.root)
         walk = _Walk(self.root)
         self.ignored = walk.ignored
+        if walk.closed:
+            shown = ", ".join(map(printable_id, sorted(walk.closed)[:5]))
+            logger.warning("%d folders may not be read, so their images are missing: %s", len(walk.closed), shown)
         found = sorted((printable_id(relative), relative) for relative in walk.files)
         if not found:
             raise SourceError(_nothing_found(self.root, self.ignored))
@@ -119,6 +126,7 @@ class _Walk:
         self.files: list[str] = []
         self.ignored: dict[str, str] = {}
         self.class_folders: set[str] = set()
+        self.closed: list[str] = []
         self._root = root
         self._seen: set[str] = set()
         self._links: list[tuple[str, bool]] = []
@@ -140,6 +148,7 @@ class _Walk:
             entries = sorted(os.scandir(absolute), key=lambda entry: entry.name)
         except OSError as error:
             self.ignored[relative or "."] = f"folder not readable ({type(error).__name__})"
+            self.closed.append(relative or ".")
             return 0
         return sum(self._entry(entry, f"{relative}/{entry.name}" if relative else entry.name) for entry in entries)
 
@@ -159,7 +168,7 @@ class _Walk:
         if not taken and _has_image_suffix(relative):
             self.files.append(relative)  # a folder called x.jpg: reading it says what it is
             return 1
-        if "/" not in relative and relative not in self.ignored:
+        if "/" not in relative and (relative not in self.ignored or relative in self.closed):
             self.class_folders.add(printable_id(relative))
         return taken
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from conceptatlas.extraction.errors import ImageError, SourceError, UserError
 from conceptatlas.extraction.manifest import Skipped
-from conceptatlas.extraction.samples import ImageSource
+from conceptatlas.extraction.samples import ImageSource, plain_label
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def read_one(source: ImageSource, preprocess: Callable[[Image.Image], torch.Tens
         return Read(index, sample_id, None, None, Skipped(sample_id, error.path, error.cause, error.detail, "decode"))
     for note in sample.image.info.get("notes", ()):
         logger.info("%s: %s", sample.sample_id, note)
-    label = sample.label if isinstance(sample.label, (str, int, type(None))) else str(sample.label)
+    label = plain_label(sample.label)
     try:
         tensor = preprocess(sample.image)
     except UserError:

@@ -108,6 +108,8 @@ class RemoteSource:
             raise ImageError(self.paths[index], "missing", str(error)) from error
         except PermissionError as error:
             raise ImageError(self.paths[index], "permission", str(error)) from error
+        except Exception as error:  # what file systems raise where they cannot be reached differs between them
+            raise ImageError(self.paths[index], "unreadable", f"{type(error).__name__}: {error}") from error
         return Sample(self.ids[index], decode_image(data, name=self.paths[index]), self.labels[index])
 
 

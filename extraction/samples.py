@@ -61,6 +61,22 @@ def content_id(index: int, image: Image.Image) -> str:
     return f"{index:08d}-{digest.hexdigest()[:12]}"
 
 
+def plain_label(label: Any) -> str | int | None:
+    """Return a label as text or a whole number; None for anything else (a vector, a fraction): not known.
+
+    >>> import numpy as np
+    >>> plain_label(np.int64(3)), plain_label("ant"), plain_label([0.0, 1.0])
+    (3, 'ant', None)
+    """
+    if getattr(label, "shape", None) == ():
+        label = label.item()
+    if isinstance(label, float) and label.is_integer():
+        return int(label)
+    if isinstance(label, str):
+        return str(label)
+    return int(label) if isinstance(label, int) else None
+
+
 def unique_ids(names: Iterable[str]) -> list[str]:
     """Return the names in order, with ``#2``, ``#3`` after those that came before.
 

@@ -7,7 +7,7 @@ the index and a hash of the pixels.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from conceptatlas.extraction.decode import decode_image
 from conceptatlas.extraction.errors import SourceError
 from conceptatlas.extraction.folders import FolderSource
 from conceptatlas.extraction.remote import RemoteSource, is_address
-from conceptatlas.extraction.samples import ImageSource, Sample, content_id, printable_id, unique_ids
+from conceptatlas.extraction.samples import ImageSource, Sample, content_id, plain_label, printable_id, unique_ids
+
+_TEXT_KINDS = ("O", "U", "T")  # of numpy and pandas
 
 
 class ListSource:
@@ -27,7 +29,7 @@ class ListSource:
     Parameters
     ----------
     items
-        Paths, ``(path, label)`` pairs, PIL images or ``(image, label)`` pairs.
+        Paths, ``(path, label)`` pairs, PIL images or ``(image, label)`` pairs. Labels are text or whole numbers.
 
     Raises
     ------
@@ -48,9 +50,9 @@ class ListSource:
     def __init__(self, items: Sequence[Any]) -> None:
         if len(items) == 0:
             raise SourceError("the list of images is empty: give at least one path.")
-        pairs = [item if isinstance(item, tuple) and len(item) == 2 else (item, None) for item in items]
+        pairs = [item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None) for item in items]
         self._images = [_check_item(image) for image, _ in pairs]
-        self.labels = [label for _, label in pairs]
+        self.labels = [plain_label(label) for _, label in pairs]
         self.paths = [os.fspath(image) if not isinstance(image, Image.Image) else None for image in self._images]
         self.ids = _list_ids(self._images)
 
@@ -109,14 +111,32 @@ def as_source(images: Any) -> ImageSource:
         return ListSource([images]) if Path(images).is_file() else FolderSource(images)
     if isinstance(images, (list, tuple)):
         return ListSource(images)
-    if all(hasattr(images, name) for name in ("ids", "labels", "__len__", "__getitem__")):
+    if isinstance(images, (DatasetSource, ImageSource)):  # in this order: asking for ids reads a dataset
         return images
-    if isinstance(images, Mapping):
-        raise SourceError(f"images is a dictionary of {', '.join(map(str, images))}: pass one of its datasets.")
-    if hasattr(images, "dataset") and hasattr(images, "batch_size"):
-        raise SourceError("images is a DataLoader: pass its dataset (loader.dataset), which has stable indices.")
+    _refuse_lookalikes(images)
+    if getattr(getattr(images, "dtype", None), "kind", "") in _TEXT_KINDS:
+        return ListSource(images.tolist())
     if hasattr(images, "__len__") and hasattr(images, "__getitem__"):
         return DatasetSource(images)
     raise SourceError(
         f"images must be a folder, a list of paths or a map-style dataset with len(), not {type(images).__name__}."
     )
+
+
+def _refuse_lookalikes(images: Any) -> None:
+    """Raise SourceError for what has a length and items, and yet is no sequence of images."""
+    if isinstance(images, Mapping):
+        raise SourceError(f"images is a dictionary of {_some(images)}: pass one of its datasets.")
+    if hasattr(images, "dataset") and hasattr(images, "batch_size"):
+        raise SourceError("images is a DataLoader: pass its dataset (loader.dataset), which has stable indices.")
+    if hasattr(images, "columns") and hasattr(images, "iloc"):
+        raise SourceError(
+            f"images is a table with {_some(images.columns)}: pass a list of (path, label) pairs, such as "
+            "list(zip(table['path'], table['label']))."
+        )
+
+
+def _some(names: Iterable[Any], shown: int = 5) -> str:
+    """Return the first names, joined."""
+    texts = [str(name) for name in names]
+    return ", ".join(texts[:shown]) + (", ..." if len(texts) > shown else "")

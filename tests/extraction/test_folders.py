@@ -1,5 +1,8 @@
 """What a folder source finds, and what it leaves out."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -31,6 +34,22 @@ def test_ids_do_not_depend_on_the_order_of_creation(picture, tmp_path):
     for name in ("b.png", "a.png", "B.png", "10.png", "9.png"):
         picture(8, 8).save(tmp_path / name)
     assert FolderSource(tmp_path).ids == ["10.png", "9.png", "B.png", "a.png", "b.png"]
+
+
+def test_folder_that_may_not_be_read_is_said_and_listed(image_folder, monkeypatch, caplog):
+    root = image_folder(ants=2, locked=2)
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    source = FolderSource(root)
+    assert source.class_counts == {"ants": 2, "locked": 0}
+    assert source.ignored == {"locked": "folder not readable (PermissionError)"}
+    assert "1 folders may not be read, so their images are missing: locked" in caplog.text
 
 
 def test_sample_has_the_pixels_of_its_file(picture, tmp_path):

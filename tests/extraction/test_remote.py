@@ -56,6 +56,17 @@ def test_an_image_that_goes_is_missing(folder, memory):
         source[0]
 
 
+def test_an_image_that_cannot_be_fetched_is_one_image(folder, memory, monkeypatch):
+    def refuse(path):
+        raise ConnectionError("reset by peer")
+
+    memory.put(str(folder), "/photographs", recursive=True)
+    source = as_source("memory://photographs")
+    monkeypatch.setattr(memory, "cat_file", refuse)
+    with pytest.raises(ImageError, match=r"unreadable \(ConnectionError: reset by peer\)"):
+        source[0]
+
+
 @pytest.mark.parametrize(("address", "said"), [("memory://nowhere", "no folder"), ("warp://x", "warp")])
 def test_an_address_that_leads_nowhere_is_named(address, said, memory):
     with pytest.raises(UserError, match=said):
