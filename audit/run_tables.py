@@ -107,7 +107,7 @@ def class_listing(
         if chosen is not None and index not in chosen:
             reason = "not asked for"
         elif n < min_images:
-            reason = f"{n} images are predicted as it, {min_images} are needed"
+            reason = f"{n} image{' is' if n == 1 else 's are'} predicted as it, {min_images} are needed"
         name = class_names[index]
         rows.append((int(index), name, n, reason is None, reason or "", storage.slug_of(int(index), name)))
     listing = pd.DataFrame(rows, columns=["index", "name", "n_images", "fitted", "reason", "slug"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,25 @@ def clusters_of(class_atlas: ClassAtlas) -> list[Cluster]:
         for top, rows in zip(tops, groups, strict=True)
     ]
     return sorted(found, key=lambda cluster: -len(cluster.rows))
+
+
+Box = tuple[float, float, float, float]
+
+
+def least_covered(candidates: Sequence[Box], taken: Sequence[Box]) -> Box:
+    """Return the candidate (left, bottom, right, top) that overlaps the taken boxes least; the first of equals.
+
+    >>> least_covered([(0, 0, 2, 2), (3, 0, 5, 2)], [(1, 1, 4, 1.5)])
+    (0, 0, 2, 2)
+    >>> least_covered([(0, 0, 2, 2), (9, 0, 11, 2)], [(1, 1, 4, 1.5)])
+    (9, 0, 11, 2)
+    """
+    return min(candidates, key=lambda box: sum(_overlap(box, other) for other in taken))
+
+
+def _overlap(a: Box, b: Box) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(width, 0.0) * max(height, 0.0)
 
 
 def places_of(class_atlas: ClassAtlas, *, apart: float = 0.024) -> np.ndarray:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from conceptatlas.viz.concepts import Neighbour, records_of
 from conceptatlas.viz.palette import OTHER, Style
 from conceptatlas.viz.parts import Split
-from conceptatlas.viz.text import SPACE, interval, known, number, percent, signed, value_of
+from conceptatlas.viz.tables import known_numbers
+from conceptatlas.viz.text import SPACE, count, interval, known, number, percent, signed, value_of
 
 if TYPE_CHECKING:
     from conceptatlas.audit import ClassAtlas
@@ -122,7 +123,7 @@ def build_cards(
 ) -> tuple[Card, ...]:
     """Return the cards of a class, most important concept first; concepts dropped from the bank have none."""
     records = records_of(class_atlas)
-    scale = _importance_scale(class_atlas)
+    scale, chance = _importance_scale(class_atlas), _chance(class_atlas)
     strategies = {int(row["concept"]): row for row in class_atlas.strategies.to_dict("records")}
     cards = []
     for row in class_atlas.concepts.to_dict("records"):
@@ -137,7 +138,7 @@ def build_cards(
                 style=styles.get(concept, OTHER),
                 status=_status(records[concept]),
                 evidence=_evidence(records[concept]),
-                bars=_bars(row, strategies.get(concept, {}), scale),
+                bars=_bars(row, strategies.get(concept, {}), scale, chance),
                 quality=_quality(records[concept]),
                 shots=tuple(shots.get(concept, ())),
                 parts=tuple((r.id, r.label) for r in records.values() if r.parent == concept),
@@ -194,20 +195,58 @@ def share_bar(label: str, help_text: str, row: Row, key: str, *, chance: float |
     )
 
 
-def _bars(row: Row, strategy: Row, scale: float) -> tuple[Bar, ...]:
+@dataclass(frozen=True)
+class Chance:
+    """What measures of a class's concepts are read beside.
+
+    Attributes
+    ----------
+    share
+        Share of each concept if all counted equally.
+    precision
+        Share of the class's images that is right, None without labels.
+    """
+
+    share: float
+    precision: float | None
+
+
+def _chance(class_atlas: ClassAtlas) -> Chance:
+    correct = known_numbers(class_atlas.images, "correct")
+    return Chance(1 / max(1, len(class_atlas.concepts)), float(correct.mean()) if len(correct) else None)
+
+
+def _bars(row: Row, strategy: Row, scale: float, chance: Chance) -> tuple[Bar, ...]:
     images = value_of(strategy, "n_images")
-    dominated = f"{int(images)} images" if images else ""
+    equal = f"chance {percent(chance.share)}"
+    dominated = f"{count(int(images), 'image')}; {equal}" if images else equal
+    rated = f"class {percent(chance.precision)}" if known(chance.precision) else ""
     return (
-        importance_bar(row, scale),
+        replace(importance_bar(row, scale), note=equal),
         share_bar(
-            "Influence", "Total Sobol index: share of the score's variance that involves the concept.", row, "sobol"
+            "Influence",
+            "Total Sobol index: share of the score's variance that involves the concept. Chance: all count equally.",
+            row,
+            "sobol",
+            chance=chance.share,
+            note=equal,
         ),
         share_bar("Presence", "Share of the class's images that hold the concept.", row, "presence"),
         share_bar(
-            "Prevalence", "Share of the class's images that the concept dominates.", row, "prevalence", note=dominated
+            "Prevalence",
+            "Share of the class's images that the concept dominates. Chance: all dominate equally often.",
+            row,
+            "prevalence",
+            chance=chance.share,
+            note=dominated,
         ),
         share_bar(
-            "Reliability", "Accuracy on the images that the concept dominates.", {**row, **strategy}, "reliability"
+            "Reliability",
+            "Accuracy on the images that the concept dominates. The tick is the accuracy on all images of the class.",
+            {**row, **strategy},
+            "reliability",
+            chance=chance.precision,
+            note=rated,
         ),
         _place(row),
     )
@@ -220,7 +259,7 @@ def _place(row: Row) -> Bar:
     note = f"chance {percent(chance)}" if known(chance) else ""
     if not value_of(row, "place_known"):
         note = f"{note}: place not known" if note else "place not known"
-    return Bar(**{**bar.__dict__, "note": note})
+    return replace(bar, note=note)
 
 
 def _along(value: Any, low: float, high: float) -> float | None:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from conceptatlas.concepts import ConceptTree
+from conceptatlas.viz.arrangement import clusters_of
 from conceptatlas.viz.cards import Card, build_cards
 from conceptatlas.viz.concepts import Neighbour, concept_labels
 from conceptatlas.viz.curves import choice_curve, faithfulness_curves
@@ -19,10 +21,11 @@ from conceptatlas.viz.gallery import Gallery
 from conceptatlas.viz.network import concept_graph
 from conceptatlas.viz.palette import OTHER, Style, class_styles
 from conceptatlas.viz.parts import splits_of
-from conceptatlas.viz.strategies import View, prevalence_reliability, strategic_cluster_graph
+from conceptatlas.viz.reliability import prevalence_reliability
+from conceptatlas.viz.strategies import View, strategic_cluster_graph
 from conceptatlas.viz.tables import rows_of
 from conceptatlas.viz.text import interval, percent, value_of, verdict
-from conceptatlas.viz.verbalise import describe_class, describe_image, flip_of
+from conceptatlas.viz.verbalise import GRADES, describe_class, describe_image, flip_of
 
 if TYPE_CHECKING:
     from conceptatlas.audit import ClassAtlas
@@ -65,16 +68,19 @@ class Tile:
 
 
 def class_context(
-    member: ClassAtlas, gallery: Gallery, neighbours: Mapping[int, Sequence[Neighbour]]
+    member: ClassAtlas, gallery: Gallery, neighbours: Mapping[int, Sequence[Neighbour]], images: pd.DataFrame
 ) -> dict[str, Any]:
-    """Return what a class's template needs from the class itself."""
+    """Return what a class's template needs from the class itself, and from all `images` of the audit."""
     styles = class_styles(member)
     cards = build_cards(member, styles, gallery.shots, neighbours, splits_of(member, gallery.parts_of))
     return {
         "member": member,
-        "paragraph": describe_class(member),
+        "paragraph": describe_class(member, images=images),
         "free_text": member.text,
         "cards": cards,
+        "any_named": any(record.name is not None for record in member.bank.concepts),
+        "grouped": bool(clusters_of(member)),
+        "grades": GRADES,
         "leading": leading(cards),
         "strategies": strategy_rows(member, styles),
         "gallery": gallery,

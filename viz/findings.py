@@ -31,6 +31,8 @@ class Finding:
         The evidence in words, and as pairs of numbers.
     numbers
         Every column as (name, value).
+    row
+        The table's row.
     tag, note
         A person's judgement.
     """
@@ -44,8 +46,16 @@ class Finding:
     text: str
     contrasts: tuple[Contrast, ...]
     numbers: tuple[tuple[str, str], ...]
+    row: Mapping[Any, Any]
     tag: str
     note: str
+
+    @property
+    def brief(self) -> tuple[tuple[str, float], ...]:
+        """What a line of a table shows, each as (text, number to sort by): misleads, needed, taken out, put in."""
+        rates = [_points(self.row, key) for key in ("false_positive_gap", "accuracy_gap")]
+        effects = [_effect(self.row, key) for key in ("ablation_effect", "addition_effect")]
+        return tuple(rates + effects)
 
     @property
     def page(self) -> str:
@@ -99,6 +109,7 @@ def findings(atlas: Atlas) -> list[Finding]:
                 text=describe_shortcut({**row, "label": record.label}),
                 contrasts=contrasts(row),
                 numbers=_numbers(row),
+                row={**row, "label": record.label},
                 tag=record.tag or "",
                 note=record.note,
             )
@@ -138,6 +149,16 @@ def cell_text(value: Any) -> str:
     if isinstance(plain, (float, np.floating)):
         return f"{plain:.3g}".replace("-", MINUS)
     return str(plain)
+
+
+def _points(row: Mapping[Any, Any], key: str) -> tuple[str, float]:
+    value = value_of(row, key)
+    return ("–", -9.0) if value is None else (signed(100 * float(value), 0), float(value))
+
+
+def _effect(row: Mapping[Any, Any], key: str) -> tuple[str, float]:
+    value = value_of(row, key)
+    return ("–", -9.0) if value is None else (signed(value), float(value))
 
 
 def _numbers(row: Mapping[Any, Any]) -> tuple[tuple[str, str], ...]:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from conceptatlas.viz.tables import known_numbers
+import pandas as pd
+
+from conceptatlas.viz.tables import known_numbers, numbers_of
 from conceptatlas.viz.text import href, slug
 
 if TYPE_CHECKING:
@@ -15,6 +17,16 @@ if TYPE_CHECKING:
 
 SUSPECT_GRADES = ("A", "B", "C")
 NEAREST_WORDS = 3
+MOST_TOPS, FEW_CLASSES = 3, 100  # concepts shown per line of the list of classes, and up to how many classes
+
+
+@dataclass(frozen=True)
+class Top:
+    """A concept that counts for a class: its id, what it is called, its signed importance (None where not known)."""
+
+    concept: int
+    label: str
+    importance: float | None
 
 
 @dataclass(frozen=True)
@@ -25,10 +37,11 @@ class ClassLink:
     ----------
     index, name, slug
         Index in the model, name, and the page's file name without its ending.
-    n_images, accuracy, n_concepts
-        Images predicted as the class, share that is right (None where no label is known), concepts.
-    top
-        (id, label) of the most important concept, None where there is none.
+    n_images, precision, recall, n_concepts
+        Images predicted as the class, share of them that is right, share of the images labelled as the class that is
+        recognised (None where no label is known), concepts.
+    tops
+        The most important concepts.
     grade
         Strongest grade among its suspected shortcuts, "" for none better than D.
     """
@@ -37,9 +50,10 @@ class ClassLink:
     name: str
     slug: str
     n_images: int
-    accuracy: float | None
+    precision: float | None
+    recall: float | None
     n_concepts: int
-    top: tuple[int, str] | None
+    tops: tuple[Top, ...]
     grade: str
 
     @property
@@ -50,8 +64,20 @@ class ClassLink:
 
 def class_links(atlas: Atlas) -> list[ClassLink]:
     """Return the fitted classes in the model's order."""
-    grades = best_grades(atlas)
-    return sorted((_class_link(atlas[name], grades.get(name, "")) for name in atlas), key=lambda link: link.index)
+    grades, most = best_grades(atlas), MOST_TOPS if len(atlas) <= FEW_CLASSES else 1
+    made = (_class_link(atlas[name], atlas.images, grades.get(name, ""), most) for name in atlas)
+    return sorted(made, key=lambda link: link.index)
+
+
+def recall_of(images: pd.DataFrame, index: int) -> float | None:
+    """Return the share of the images labelled as a class that are predicted as it, None where none is labelled so.
+
+    >>> recall_of(pd.DataFrame({"label_index": [1, 1, 0], "predicted_index": [1, 0, 1]}), 1)
+    0.5
+    """
+    labelled = numbers_of(images, "label_index") == index
+    hits = numbers_of(images, "predicted_index")[labelled] == index
+    return float(hits.mean()) if len(hits) else None
 
 
 def best_grades(atlas: Atlas) -> dict[str, str]:
@@ -97,20 +123,25 @@ def _places(words: Sequence[str], known: dict[str, int]) -> list[int]:
     return [known.setdefault(word, len(known)) for word in words]
 
 
-def _class_link(member: ClassAtlas, grade: str) -> ClassLink:
+def _class_link(member: ClassAtlas, images: pd.DataFrame, grade: str, most: int) -> ClassLink:
     correct = known_numbers(member.images, "correct")
-    labels = {record.id: record.label for record in member.bank.concepts}
-    ids = [int(c) for c in member.concepts["concept"] if int(c) in labels]
     return ClassLink(
         index=int(member.index),
         name=str(member.name),
         slug=slug(str(member.name)),
         n_images=member.n_images,
-        accuracy=float(correct.mean()) if len(correct) else None,
+        precision=float(correct.mean()) if len(correct) else None,
+        recall=recall_of(images, int(member.index)),
         n_concepts=member.n_concepts,
-        top=(ids[0], labels[ids[0]]) if ids else None,
+        tops=_tops(member)[:most],
         grade=grade,
     )
+
+
+def _tops(member: ClassAtlas) -> tuple[Top, ...]:
+    labels = {record.id: record.label for record in member.bank.concepts}
+    pairs = zip(member.concepts["concept"], numbers_of(member.concepts, "importance"), strict=True)
+    return tuple(Top(int(c), labels[int(c)], float(i) if i == i else None) for c, i in pairs if int(c) in labels)
 
 
 def _hundredths(value: Any) -> int | None:

@@ -1,4 +1,4 @@
-"""Concept maps on what the model saw: heat overlays, outlines at a quantile, and crops."""
+"""Concept maps on what the model saw: veils that leave the concept lit, outlines at a quantile, and crops."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from conceptatlas.extraction.errors import UserError
 
 OUTLINE_QUANTILE = 0.90
 _LEAST_LEVEL = 0.5
-# From transparent amber to opaque vermilion: lightness falls all the way, so that it reads in grey too.
-_RAMP_AT = (0.0, 0.5, 1.0)
-_RAMP = np.array([(255, 214, 92), (244, 122, 46), (166, 17, 60)], dtype=np.float64)
-_MAX_ALPHA = 0.78
+# What the map leaves out is darkened: what it marks keeps its own colours and can be recognised, also in grey.
+_VEIL, _VEIL_ALPHA, _LIT_FROM = (22, 24, 30), 0.64, 0.6  # from this share of the scale on nothing is darkened
 
 
 def scaled_map(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -44,19 +42,21 @@ def scaled_map(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def heat_layer(heat: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """Return a map as a transparent RGBA image of `size` (width, height), to be laid over a view.
+    """Return a map as an RGBA image of `size` (width, height) to be laid over a view: dark where the map is low.
 
-    >>> heat_layer(np.zeros((3, 3)), (8, 8)).getextrema()[3]
-    (0, 0)
+    A map that is zero everywhere darkens nothing.
+
+    >>> heat_layer(np.eye(2), (8, 8)).getextrema()[3]
+    (0, 163)
     """
     strength = scaled_map(heat, size)
-    colour = np.stack([np.interp(strength, _RAMP_AT, _RAMP[:, c]) for c in range(3)], axis=-1)
-    alpha = 255 * _MAX_ALPHA * np.sqrt(strength) * np.clip(strength * 8, 0, 1)
+    alpha = 255 * _VEIL_ALPHA * (1 - np.clip(strength / _LIT_FROM, 0, 1)) * bool(strength.any())
+    colour = np.broadcast_to(np.array(_VEIL, dtype=np.float32), (*strength.shape, 3))
     return Image.fromarray(np.dstack([colour, alpha]).round().astype(np.uint8))
 
 
 def overlay(view: Image.Image, heat: np.ndarray) -> Image.Image:
-    """Return a view with a concept's map laid over it.
+    """Return a view that a concept's map leaves lit where the concept is, and darkens elsewhere.
 
     Parameters
     ----------

@@ -45,6 +45,7 @@ def environment() -> Environment:
         "percent": text.percent,
         "number": text.number,
         "signed": text.signed,
+        "share": text.signed_share,
         "tojson": lambda value: Markup(script_json(value)),
     }
     return made

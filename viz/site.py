@@ -126,7 +126,7 @@ class SiteBuilder:
         self._environment = environment()
         self._neighbours = Neighbours(atlas)
         self._galleries: dict[str, Gallery] = {}
-        self._thumbs: list[Picture | None] = []
+        self._thumbs: dict[tuple[str, int], Picture] = {}
         self._common = common(atlas, self._nav())
 
     def files(self) -> Iterator[tuple[str, str | bytes]]:
@@ -195,7 +195,7 @@ class SiteBuilder:
         return lambda path: Markup('src="{}"').format(root + path)
 
     def _nav(self) -> list[dict[str, str]]:
-        items = [("Classes", "index.html"), ("Shortcuts", "shortcuts.html"), ("Slices", "slices.html")]
+        items = [("Classes", "index.html"), ("Shortcuts", "shortcuts.html"), ("Error groups", "slices.html")]
         items += [("Comparison", "comparison.html")] if self._versus is not None else []
         items += [("Skipped", "skipped.html"), ("Methods", "methods.html")]
         return [{"name": name, "href": href} for name, href in items]
@@ -209,7 +209,7 @@ class SiteBuilder:
             for kind, sheet in gallery.sheets().items()
         }
         context = {
-            **class_context(member, gallery, near),
+            **class_context(member, gallery, near, self.atlas.images),
             "link": link,
             "previous": self.links[at - 1] if at else None,
             "following": self.links[at + 1] if at + 1 < len(self.links) else None,
@@ -224,24 +224,28 @@ def sheet_path(link: ClassLink, kind: str) -> str:
     return f"sprites/{link.slug}-{kind}.webp"
 
 
-def index_thumbs(atlas: Atlas, links: list[ClassLink]) -> tuple[list[Picture | None], dict[str, bytes]]:
-    """Return each class's picture (the best crop of its most important concept) and the sheets' files."""
-    tiles = [_thumb(atlas[link.name], link, atlas.view) for link in links]
-    thumbs: list[Picture | None] = [None] * len(links)
+def index_thumbs(atlas: Atlas, links: list[ClassLink]) -> tuple[dict[tuple[str, int], Picture], dict[str, bytes]]:
+    """Return the best crop of each concept in the list of classes, by (class, concept), and the sheets' files."""
+    held = [
+        ((link.name, top.concept), tile)
+        for link in links
+        for top in link.tops
+        if (tile := _thumb(atlas[link.name], top.concept, atlas.view)) is not None
+    ]
+    thumbs: dict[tuple[str, int], Picture] = {}
     files: dict[str, bytes] = {}
-    held = [i for i, tile in enumerate(tiles) if tile is not None]
     for start in range(0, len(held), THUMBS_PER_SHEET):
         chosen = held[start : start + THUMBS_PER_SHEET]
-        sheet = pack([tile for i in chosen if (tile := tiles[i]) is not None])
+        sheet = pack([tile for _, tile in chosen])
         path = f"sprites/index-{start // THUMBS_PER_SHEET}.webp"
         files[path] = sheet.data
-        for cell, i in enumerate(chosen):
-            thumbs[i] = Picture(path, replace(sheet, data=b""), cell)
+        for cell, (key, _) in enumerate(chosen):
+            thumbs[key] = Picture(path, replace(sheet, data=b""), cell)
     return thumbs, files
 
 
-def _thumb(member: ClassAtlas, link: ClassLink, view: Callable[[str], Image.Image]) -> Image.Image | None:
-    best = member.examples[member.examples["concept"] == link.top[0]] if link.top and len(member.examples) else None
+def _thumb(member: ClassAtlas, concept: int, view: Callable[[str], Image.Image]) -> Image.Image | None:
+    best = member.examples[member.examples["concept"] == concept] if len(member.examples) else None
     if best is None or not len(best):
         return None
     row = best.iloc[0]

@@ -1,4 +1,4 @@
-"""Strategies as figures: images placed by the concepts that decided them, and how often each strategy is right."""
+"""The strategic cluster graph: images placed by the concepts that decided them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from conceptatlas.viz.arrangement import Cluster, clusters_of, places_of
-from conceptatlas.viz.canvas import HIDDEN_AXIS, QUIET, axis, base_layout
+from conceptatlas.viz.arrangement import Box, Cluster, clusters_of, least_covered, places_of
+from conceptatlas.viz.canvas import HIDDEN_AXIS, base_layout
 from conceptatlas.viz.concepts import concept_labels
 from conceptatlas.viz.overlays import crop, fitted
 from conceptatlas.viz.palette import OTHER, Style, class_styles
 from conceptatlas.viz.tables import numbers_of, rows_of
-from conceptatlas.viz.text import figure_text, number, percent, signed, verdict
+from conceptatlas.viz.text import figure_text, number, signed, verdict
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 WRONG_EDGE = "#111111"
 View = Callable[[str], "Image.Image"]
-_MOST_LABELS, _EXEMPLAR, _TILE = 8, 0.085, 44  # labelled clusters; a crop's side, of the graph's and in pixels
+_MOST_LABELS, _TILE = 8, 52  # labelled clusters; a crop's side in pixels
+_WIDTH, _HEIGHT, _LETTER, _LINE = 620, 400, 6.3, 16  # pixels: what is left for the images; a letter, a line of a label
 _CLUSTER = {
     "type": "path",
     "layer": "below",
@@ -33,7 +34,6 @@ _CLUSTER = {
     "line": {"color": "rgba(124,127,133,0.55)", "width": 1, "dash": "dot"},
 }
 _LABEL = {"showarrow": False, "yanchor": "bottom", "font": {"size": 12}}
-_NOTE = {"xref": "paper", "yref": "paper", "x": 0.5, "y": 1.0, "showarrow": False, "font": {"color": QUIET}}
 _PICTURE = {"xref": "x", "yref": "y", "xanchor": "left", "yanchor": "middle", "layer": "below"}
 _SVG_LIMIT = 3000  # above this many points WebGL draws more smoothly than SVG; below, SVG prints and zooms sharply
 
@@ -76,40 +76,6 @@ def strategic_cluster_graph(class_atlas: ClassAtlas, *, view: View | None = None
     layout = {**base_layout(height=480), **_draw_clusters(class_atlas, places, labels, view), "hovermode": "closest"}
     margin = {"l": 8, "r": 8, "t": 8, "b": 8}
     return go.Figure({"data": traces, "layout": {**layout, "margin": margin, "dragmode": "pan"}})
-
-
-def prevalence_reliability(class_atlas: ClassAtlas) -> go.Figure:
-    """Return prevalence (share of images a concept dominates) against reliability (accuracy on those images).
-
-    Bars are 95 % intervals of the accuracy; the marker's area follows the concept's importance. Strategies whose
-    images have no label are left out, and the figure says how many.
-
-    Examples
-    --------
-    >>> from conceptatlas.viz.example import example_class
-    >>> prevalence_reliability(example_class()).layout.xaxis.tickformat
-    '.0%'
-    """
-    import plotly.graph_objects as go
-
-    labels, styles = concept_labels(class_atlas), class_styles(class_atlas)
-    importance = dict(zip(class_atlas.concepts["concept"], class_atlas.concepts["importance"].abs(), strict=True))
-    labelled = rows_of(class_atlas.strategies, np.isfinite(numbers_of(class_atlas.strategies, "reliability")))
-    widest = max((float(row["prevalence"]) for row in labelled), default=1.0)
-    traces = [
-        _strategy(row, labels, styles.get(int(row["concept"]), OTHER), float(importance.get(row["concept"], 0)), widest)
-        for row in labelled
-    ]
-    hidden = len(class_atlas.strategies) - len(labelled)
-    note = "no image has a label" if not labelled else f"{hidden} without labels not shown"
-    layout = base_layout(height=480) | {
-        "xaxis": axis("prevalence", tickformat=".0%", range=[-0.04 * widest, 1.12 * widest]),
-        "yaxis": axis("reliability", tickformat=".0%", range=[-0.04, 1.06]),
-        "annotations": [{**_NOTE, "text": note}] if hidden or not labelled else [],
-        "showlegend": False,
-        "margin": {"l": 52, "r": 12, "t": 12, "b": 56},
-    }
-    return go.Figure({"data": traces, "layout": layout})
 
 
 def top_contributions(class_atlas: ClassAtlas, row: int, n: int = 3) -> list[tuple[int, float]]:
@@ -169,72 +135,57 @@ def _hover_texts(atlas: ClassAtlas, labels: Mapping[int, str]) -> list[str]:
     return texts
 
 
-def _strategy(
-    row: Mapping[Any, Any], labels: Mapping[int, str], style: Style, importance: float, widest: float
-) -> dict[str, Any]:
-    concept, prevalence, reliability = int(row["concept"]), float(row["prevalence"]), float(row["reliability"])
-    name = figure_text(labels.get(concept, f"concept {concept}"), 32)
-    text = f"<b>{name}</b><br>dominates {percent(prevalence)} of the images<br>accuracy {percent(reliability)}"
-    return {
-        "type": "scatter",
-        "x": [round(prevalence, 4)],
-        "y": [round(reliability, 4)],
-        "mode": "markers+text" if style.coloured else "markers",
-        "name": name,
-        "text": [figure_text(labels.get(concept, ""), 18)],
-        "textposition": "middle right" if prevalence < 0.6 * widest else "middle left",
-        "hovertext": [text],
-        "customdata": [concept],
-        "hovertemplate": "%{hovertext}<extra></extra>",
-        "marker": {"color": style.colour, "symbol": style.symbol, "size": round(9 + 22 * min(importance, 1) ** 0.5, 1)},
-        "error_y": {
-            "type": "data",
-            "symmetric": False,
-            "array": [round(float(row["reliability_high"]) - reliability, 4)],
-            "arrayminus": [round(reliability - float(row["reliability_low"]), 4)],
-            "color": _faded(style.colour),
-            "thickness": 2,
-            "width": 0,
-        },
-    }
-
-
-def _faded(colour: str) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.45)"
-
-
 def _draw_clusters(
     atlas: ClassAtlas, places: np.ndarray, labels: Mapping[int, str], view: View | None
 ) -> dict[str, Any]:
     """Return the layout's shapes, labels and crops of the clusters, and axis ranges that hold them all."""
     span = max(float(np.ptp(places, axis=0).max()), 1e-6) if len(places) else 1.0
     corners = [places - 0.05 * span, places + 0.05 * span] if len(places) else [np.array([(-1.0, -1.0), (1.0, 1.0)])]
-    shapes, annotations, pictures = [], [], []
-    for rank, cluster in enumerate(clusters_of(atlas)):
-        border = padded_hull(places[cluster.rows], 0.03 * span)
-        shapes.append({**_CLUSTER, "path": _path(border)})
-        corners.append(border)
-        if rank >= _MOST_LABELS:
-            continue
-        text, x, y = figure_text(cluster.label(labels), 34), float(border[:, 0].mean()), float(border[:, 1].max())
-        annotations.append({**_LABEL, "x": round(x, 3), "y": round(y, 3), "text": text})
-        corners.append(np.array([(x - 0.005 * len(text) * span, y), (x + 0.005 * len(text) * span, y + 0.05 * span)]))
-        place = (float(border[:, 0].max()), float(border[:, 1].mean()), _EXEMPLAR * span)
-        picture = _exemplar(atlas, cluster, view, place)
+    annotations, pictures = [], []
+    clusters = clusters_of(atlas)
+    borders = [padded_hull(places[cluster.rows], 0.03 * span) for cluster in clusters]
+    taken = [_bounds(border) for border in borders]
+    pixel = max(1e-6, *(np.ptp(places, axis=0) / (_WIDTH, _HEIGHT)).tolist()) if len(places) else 1e-6
+    for cluster, own in zip(clusters[:_MOST_LABELS], list(taken), strict=False):
+        text = figure_text(cluster.label(labels), 34)
+        box = least_covered(_label_boxes(own, _LETTER * len(text) * pixel, _LINE * pixel), taken)
+        annotations.append({**_LABEL, "x": round((box[0] + box[2]) / 2, 3), "y": round(box[1], 3), "text": text})
+        taken.append(box)
+        box = least_covered(_crop_boxes(own, _TILE * pixel, _LINE * pixel), taken)
+        picture = _exemplar(atlas, cluster, view, (box[0], (box[1] + box[3]) / 2, _TILE * pixel))
         if picture is not None:
             pictures.append(picture)
-            (x, y, side) = place
-            corners.append(np.array([(x, y - side / 2), (x + 1.1 * side, y + side / 2)]))
+            taken.append(box)
+    corners += [np.array([(left, low), (right, high)]) for left, low, right, high in taken]
     everything = np.concatenate(corners)
-    low, high = everything.min(0).round(3).tolist(), everything.max(0).round(3).tolist()
+    low, high = (everything.min(0) - 0.01 * span).round(3).tolist(), (everything.max(0) + 0.01 * span).round(3).tolist()
     return {
-        "shapes": shapes,
+        "shapes": [{**_CLUSTER, "path": _path(border)} for border in borders],
         "annotations": annotations,
         "images": pictures,
         "xaxis": {**HIDDEN_AXIS, "range": [low[0], high[0]]},
         "yaxis": {**HIDDEN_AXIS, "range": [low[1], high[1]], "scaleanchor": "x"},
     }
+
+
+def _bounds(border: np.ndarray) -> Box:
+    (left, low), (right, high) = border.min(0).tolist(), border.max(0).tolist()
+    return left, low, right, high
+
+
+def _label_boxes(own: Box, width: float, height: float) -> list[Box]:
+    """Return where a cluster's label may stand: above it, or below it."""
+    left, low, right, high = own
+    x = (left + right - width) / 2
+    return [(x, y, x + width, y + height) for y in (high, low - height)]
+
+
+def _crop_boxes(own: Box, side: float, line: float) -> list[Box]:
+    """Return where a cluster's crop may stand: on its right, its left, below it, or above it and its label."""
+    left, low, right, high = own
+    x, y = (left + right - side) / 2, (low + high - side) / 2
+    corners = [(right, y), (left - side, y), (x, low - side), (x, high + line)]
+    return [(x, y, x + side, y + side) for x, y in corners]
 
 
 def _exemplar(

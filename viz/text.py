@@ -61,6 +61,15 @@ def percent(value: object) -> str:
     return f"{number(share, 1 if 0 < abs(share) < 9.95 else 0)}{SPACE}%"
 
 
+def signed_share(value: object) -> str:
+    """Return a share in whole percent with its sign, empty where it is not known.
+
+    >>> signed_share(-0.08) == f"{MINUS}8{SPACE}%", signed_share(None)
+    (True, '')
+    """
+    return f"{signed(100 * float(value), 0)}{SPACE}%" if known(value) else ""  # type: ignore[arg-type]
+
+
 def interval(low: object, high: object, *, as_percent: bool = False, digits: int = 2, signs: bool = False) -> str:
     """Return an interval in words, empty where a bound is not known.
 

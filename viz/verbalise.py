@@ -9,9 +9,12 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from conceptatlas.viz.concepts import concept_labels
+from conceptatlas.viz.links import recall_of
 from conceptatlas.viz.strategies import top_contributions
-from conceptatlas.viz.tables import known_numbers
+from conceptatlas.viz.tables import known_numbers, numbers_of
 from conceptatlas.viz.text import (
     SPACE,
     count,
@@ -20,6 +23,7 @@ from conceptatlas.viz.text import (
     number,
     p_text,
     percent,
+    shorten,
     signed,
     value_of,
     verdict,
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[Hashable, Any]
 _MOST_NAMED = 4  # concepts of a counterfactual that are named in a sentence
+_MOST_MISTAKEN = 2  # classes that missed images are put into, named in a sentence
 GRADES = {
     "A": "strong evidence: it misleads the model, the class is missed without it, and changing it changes predictions",
     "B": "good evidence: it misleads the model, is no property of the class, and changing it changes predictions",
@@ -39,8 +44,16 @@ GRADES = {
 }
 
 
-def describe_class(class_atlas: ClassAtlas) -> str:
+def describe_class(class_atlas: ClassAtlas, *, images: pd.DataFrame | None = None) -> str:
     """Return a paragraph on what the model looks at in a class and how far that can be trusted.
+
+    Parameters
+    ----------
+    class_atlas
+        The class.
+    images
+        All images of the audit (``atlas.images``); with them the paragraph also says how many images of the class the
+        model misses, and what it calls them.
 
     Examples
     --------
@@ -48,8 +61,38 @@ def describe_class(class_atlas: ClassAtlas) -> str:
     >>> describe_class(example_class()).split(".")[0].replace(SPACE, " ")
     'The model puts 48 images into “bee” and is right in 92 %'
     """
-    parts = [_accuracy(class_atlas), _support(class_atlas), _opposition(class_atlas), _strategies(class_atlas)]
+    missed = describe_misses(images, class_atlas.name, int(class_atlas.index)) if images is not None else ""
+    parts = [_accuracy(class_atlas), missed, _support(class_atlas), _opposition(class_atlas), _strategies(class_atlas)]
     return _tied(" ".join(part for part in [*parts, _places(class_atlas)] if part))
+
+
+def describe_misses(images: pd.DataFrame, name: str, index: int) -> str:
+    """Return how many of the images labelled as a class are recognised, and what most of the others are called.
+
+    Parameters
+    ----------
+    images
+        All images of the audit: ``atlas.images``.
+    name, index
+        The class.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"label_index": [1, 1], "predicted_index": [1, 0], "predicted": ["bee", "fly"]})
+    >>> describe_misses(frame, "bee", 1).replace(SPACE, " ")
+    'Of the 2 images labelled “bee” it recognises 50 %; most of the others are called “fly” (1).'
+    """
+    labelled = numbers_of(images, "label_index") == index
+    recall = recall_of(images, index)
+    if recall is None:
+        return ""
+    missed = images[labelled & (numbers_of(images, "predicted_index") != index)]
+    text = f"Of the {count(int(labelled.sum()), 'image')} labelled {quoted(name)} it recognises {percent(recall)}"
+    if not len(missed):
+        return f"{text}."
+    called_so = missed["predicted"].astype(str).value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    others = listed([f"{quoted(shorten(other))} ({n})" for other, n in called_so.head(_MOST_MISTAKEN).items()])
+    return f"{text}; most of the others are called {others}."
 
 
 def describe_image(class_atlas: ClassAtlas, row: int) -> str:
@@ -162,6 +205,27 @@ def describe_shortcut(row: Row) -> str:
     return _tied(" ".join(sentences))
 
 
+def headline(row: Row) -> str:
+    """Return the gist of a suspected shortcut in one or two sentences, without intervals; empty where nothing is known.
+
+    >>> told = headline({"class": "bee", "false_positive_with": 0.6, "false_positive_without": 0.02})
+    >>> told.replace(SPACE, " ")
+    'Of the images of other classes 60 % are called “bee” with it, 2.0 % without it.'
+    """
+    name = quoted(row.get("class", "the class"))
+    said = []
+    if _both(row, "false_positive"):
+        a, b = percent(row["false_positive_with"]), percent(row["false_positive_without"])
+        said.append(f"Of the images of other classes {a} are called {name} with it, {b} without it.")
+    if _both(row, "accuracy"):
+        a, b = percent(row["accuracy_with"]), percent(row["accuracy_without"])
+        said.append(f"Of the images of {name} {a} are recognised with it, {b} without it.")
+    flips, n = value_of(row, "ablation_flips"), value_of(row, "n_ablated")
+    if flips is not None and n:
+        said.append(f"Taking it out changes {percent(flips)} of {count(int(n), 'decision')}.")
+    return " ".join(said)
+
+
 def quoted(text: object) -> str:
     """Return a name in quotation marks, without characters that could disguise its neighbours.
 
@@ -241,6 +305,8 @@ def _strategies(atlas: ClassAtlas) -> str:
     if not rated:
         return f"{text}."
     worst = min(rated, key=lambda row: row["reliability"])
+    if worst["reliability"] == max(row["reliability"] for row in rated) and len(rated) > 1:
+        return f"{text}; all strategies are equally reliable ({percent(worst['reliability'])} right)."
     bounds = interval(worst["reliability_low"], worst["reliability_high"], as_percent=True)
     found = f"{percent(worst['reliability'])} right ({bounds}, {count(int(worst['n_images']), 'image')})"
     if worst is rows[0]:
@@ -255,7 +321,8 @@ def _places(atlas: ClassAtlas) -> str:
     n, k = int(held.sum()), len(held)
     if n == k:
         return "The maps of all its concepts point better than chance."
-    return f"The maps of {n} of its {k} concepts point better than chance; for the others the place is not known."
+    rest = "for the other one" if k - n == 1 else "for the others"
+    return f"The maps of {n} of its {k} concepts point better than chance; {rest} the place is not known."
 
 
 def _verdict(image: Row) -> str:

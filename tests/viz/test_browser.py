@@ -193,7 +193,7 @@ def test_a_thousand_classes_are_searched_without_lag(thousand_site: Path, visit:
     assert page.locator("#concept-results li").count() == 60
 
 
-@pytest.mark.parametrize(("heading", "column", "first"), [("Accuracy", 3, "descending"), ("Class", 1, "ascending")])
+@pytest.mark.parametrize(("heading", "column", "first"), [("Precision", 3, "descending"), ("Class", 1, "ascending")])
 def test_a_heading_sorts_and_sorts_back(
     thousand_site: Path, visit: Visit, heading: str, column: int, first: str
 ) -> None:
@@ -280,6 +280,15 @@ def test_a_concept_in_the_panel_shows_its_own_map(site: Path, visit: Visit) -> N
         name = others.first.get_attribute("title")
         others.first.click()
         assert page.locator("dialog .picture .caption").inner_text() == f"Map of {name}"
+
+
+def test_a_map_is_taken_off_by_choosing_its_concept_again(site: Path, visit: Visit) -> None:
+    page = visit.go(class_page(site))
+    page.locator(".card .crops button").first.click()
+    assert page.locator("dialog .cell.heat").count() == 1
+    page.locator("dialog button.line[aria-pressed=true]").click()
+    assert page.locator("dialog .cell.heat").count() == 0
+    assert page.locator("dialog .stack .cell").count() == 1
 
 
 def test_the_panel_opens_turns_and_closes_by_keyboard(site: Path, visit: Visit) -> None:

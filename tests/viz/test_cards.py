@@ -10,6 +10,7 @@ from conceptatlas.viz.cards import Bar, Card, build_cards, importance_bar, share
 from conceptatlas.viz.concepts import Neighbour
 from conceptatlas.viz.example import example_class
 from conceptatlas.viz.palette import class_styles
+from conceptatlas.viz.text import percent
 
 
 def cards() -> dict[int, Card]:
@@ -56,6 +57,15 @@ def test_a_place_that_is_not_known_is_said_beside_the_score() -> None:
     found = cards()
     assert "place not known" in bar(found[2], "Localisation").note
     assert "place not known" not in bar(found[0], "Localisation").note
+
+
+def test_measures_stand_beside_what_chance_would_give() -> None:
+    card = cards()[0]
+    for label in ("Importance", "Influence", "Prevalence"):
+        assert "chance 25\u00a0%" in bar(card, label).note
+    precision = example_class().images["correct"].mean()
+    assert bar(card, "Reliability").note == f"class {percent(precision)}"
+    assert bar(card, "Reliability").tick == pytest.approx(100 * precision, abs=0.01)
 
 
 def test_names_come_with_their_evidence_and_the_honest_wording() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from conceptatlas.audit.atlas import Atlas
 from conceptatlas.viz.evidence import contrasts
-from conceptatlas.viz.findings import cell_text, findings, slices_of, table_rows
+from conceptatlas.viz.findings import Finding, cell_text, findings, slices_of, table_rows
 from conceptatlas.viz.overview import shortcuts_context
 
 
@@ -78,7 +78,19 @@ def test_an_empty_table_has_no_columns() -> None:
 
 
 def test_a_long_list_of_findings_is_shown_in_part_and_counted(atlas: Atlas) -> None:
-    many = findings(atlas) * 10
-    context = shortcuts_context(many)
-    assert len(context["found"]) + len(context["rest"]) == len(many)
-    assert "Ranks 31 to 150 of 150" in context["rest_title"]
+    context = shortcuts_context(findings(atlas) * 100)
+    assert (len(context["found"]), len(context["rest"])) == (30, 1000)
+    assert context["n_unlisted"] == 1500 - 1030
+
+
+def test_only_suspects_are_shown_with_all_their_evidence(atlas: Atlas) -> None:
+    context = shortcuts_context(found := findings(atlas))
+    assert {finding.grade for finding in context["found"]} <= {"A", "B", "C"}
+    assert {finding.grade for finding in context["rest"]} == {"D"}
+    assert len(context["found"]) + len(context["rest"]) == len(found)
+
+
+def test_a_line_of_the_table_carries_the_numbers_that_it_sorts_by() -> None:
+    row = {"false_positive_gap": 0.31, "accuracy_gap": None, "ablation_effect": -0.25, "addition_effect": 0.5}
+    finding = Finding(1, "D", "bee", 0, 0, "x", "", (), (), row, "", "")
+    assert finding.brief == (("+31", 0.31), ("–", -9.0), ("−0.25", -0.25), ("+0.50", 0.5))

@@ -67,7 +67,7 @@ def test_the_heat_of_a_shot_lies_in_its_crop_box(gallery: Gallery, atlas: Atlas)
         if shot.heat is None:
             continue
         alpha = cell(gallery, "heats", shot.heat)[..., 3]
-        y, x = np.unravel_index(alpha.argmax(), alpha.shape)
+        y, x = np.argwhere(alpha <= alpha.min() + 8).mean(0)
         scale = 96 / alpha.shape[0]
         assert row["left"] <= (x + 0.5) * scale <= row["right"]
         assert row["top"] <= (y + 0.5) * scale <= row["bottom"]

@@ -1,4 +1,4 @@
-"""The strategic cluster graph and its companion, as figures."""
+"""The strategic cluster graph as a figure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import pytest
 
 from conceptatlas.audit.atlas import Atlas, ClassAtlas
-from conceptatlas.viz import prevalence_reliability, strategic_cluster_graph
+from conceptatlas.viz import strategic_cluster_graph
 from conceptatlas.viz.example import example_class
 from conceptatlas.viz.palette import GREY
 from conceptatlas.viz.strategies import padded_hull, top_contributions
@@ -92,6 +92,28 @@ def test_with_views_each_cluster_shows_its_crop(atlas: Atlas) -> None:
     assert all(image.source.startswith("data:image/webp;base64,") for image in figure.layout.images)
 
 
+def crowded_class(atlas: Atlas) -> ClassAtlas:
+    """Four clusters in a row, as near to one another as a label is long."""
+    member = atlas["class 0"]
+    cluster = np.arange(member.n_images) % 4
+    spread = np.random.default_rng(0).uniform(0, 0.6, (member.n_images, 2))
+    x, y = cluster + spread[:, 0], 0.1 * cluster + spread[:, 1]
+    return replace(member, images=member.images.assign(cluster=cluster, dominant=cluster, x=x, y=y))
+
+
+def test_crops_and_labels_of_crowded_clusters_do_not_hide_one_another(atlas: Atlas) -> None:
+    layout = strategic_cluster_graph(crowded_class(atlas), view=atlas.view).layout
+    span = np.ptp(layout.xaxis.range)
+    boxes = [(i.x, i.y - i.sizey / 2, i.x + i.sizex, i.y + i.sizey / 2) for i in layout.images]
+    for note in layout.annotations:
+        half = 0.004 * len(note.text) * span
+        boxes.append((note.x - half, note.y, note.x + half, note.y + 0.02 * span))
+    assert len(boxes) == 8
+    for i, a in enumerate(boxes):
+        for b in boxes[:i]:
+            assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1]), (a, b)
+
+
 def test_axis_ranges_hold_points_labels_and_crops(atlas: Atlas) -> None:
     layout = strategic_cluster_graph(atlas["class 0"], view=atlas.view).layout
     low, high = layout.xaxis.range
@@ -127,24 +149,6 @@ def test_classes_with_hardly_any_image_still_give_a_figure(n: int) -> None:
         bias=example.bias[:n],
     )
     assert isinstance(strategic_cluster_graph(few), go.Figure)
-
-
-def test_reliability_is_drawn_against_prevalence_with_intervals() -> None:
-    example = example_class()
-    figure = prevalence_reliability(example)
-    drawn = {t.customdata[0]: (t.x[0], t.y[0], t.error_y.array[0], t.error_y.arrayminus[0]) for t in figure.data}
-    for row in example.strategies.to_dict("records"):
-        x, y, up, down = drawn[row["concept"]]
-        assert (x, y) == pytest.approx((row["prevalence"], row["reliability"]), abs=1e-4)
-        assert (y + up, y - down) == pytest.approx((row["reliability_high"], row["reliability_low"]), abs=2e-4)
-
-
-def test_without_labels_the_figure_says_so() -> None:
-    example = example_class()
-    unlabelled = replace(example, strategies=example.strategies.assign(reliability=np.nan))
-    figure = prevalence_reliability(unlabelled)
-    assert len(figure.data) == 0
-    assert figure.layout.annotations[0].text == "no image has a label"
 
 
 def test_figures_survive_a_round_trip_through_json(class_atlas: ClassAtlas) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from conceptatlas.audit.atlas import Atlas
 from conceptatlas.viz import describe_class, describe_image, describe_shortcut
 from conceptatlas.viz.example import example_class
 from conceptatlas.viz.text import percent, signed
+from conceptatlas.viz.verbalise import describe_misses, headline
 
 ROW = {
     "class": "bee", "concept": 1, "label": "plate", "grade": "A", "presence_in_class": 0.8, "presence_elsewhere": 0.1,
@@ -57,8 +59,32 @@ def test_without_labels_nothing_is_said_about_errors() -> None:
     assert "right" not in text
 
 
+def test_strategies_that_are_equally_reliable_are_not_called_the_least() -> None:
+    example = example_class()
+    text = plain(describe_class(replace(example, strategies=example.strategies.assign(reliability=1.0, n_images=20))))
+    assert "all strategies are equally reliable (100 % right)" in text
+    assert "east reliable" not in text
+
+
+def test_missed_images_of_the_class_are_counted_with_what_they_are_called() -> None:
+    rows = [(1, 1, "bee")] * 6 + [(1, 2, "fly")] * 3 + [(1, 3, "ant")] + [(2, 1, "bee")] * 5 + [(np.nan, 1, "bee")]
+    images = pd.DataFrame(rows, columns=["label_index", "predicted_index", "predicted"])
+    assert plain(describe_misses(images, "bee", 1)) == (
+        "Of the 10 images labelled “bee” it recognises 60 %; most of the others are called “fly” (3) and “ant” (1)."
+    )
+    assert plain(describe_misses(images.iloc[:6], "bee", 1)) == "Of the 6 images labelled “bee” it recognises 100 %."
+    assert describe_misses(images.assign(label_index=np.nan), "bee", 1) == ""
+    assert describe_misses(images[["predicted"]], "bee", 1) == ""
+
+
+def test_a_class_is_described_with_its_misses_where_all_images_are_given() -> None:
+    example = example_class()
+    images = example.images.assign(label_index=0, predicted_index=0, predicted="bee")
+    assert f"{describe_misses(images, 'bee', 0)} Of what moves" in describe_class(example, images=images)
+
+
 def test_places_that_are_not_known_are_counted() -> None:
-    assert "maps of 3 of its 4 concepts point better than chance" in describe_class(example_class())
+    assert "maps of 3 of its 4 concepts point better than chance; for the other one" in describe_class(example_class())
 
 
 def test_an_image_is_described_with_the_parts_of_its_score() -> None:
@@ -90,6 +116,14 @@ def test_a_wrong_image_is_told_with_its_label() -> None:
 )
 def test_every_piece_of_evidence_of_a_shortcut_is_told(part: str) -> None:
     assert part in plain(describe_shortcut(ROW))
+
+
+def test_the_gist_of_a_shortcut_is_what_it_does() -> None:
+    text = plain(headline(ROW))
+    assert "40 % are called “bee” with it, 2.0 % without it." in text
+    assert "95 % are recognised with it, 50 % without it." in text
+    assert text.endswith("Taking it out changes 50 % of 40 decisions.")
+    assert headline({"class": "bee"}) == ""
 
 
 def test_without_masks_the_object_is_only_what_the_features_set_apart() -> None:

@@ -326,7 +326,7 @@
     ]);
     if (press) {
       line.setAttribute("aria-pressed", String(concept === focus));
-      line.addEventListener("click", function () { pick(concept); });
+      line.addEventListener("click", function () { pick(concept === focus ? -1 : concept); });
     }
     var flips = data.images.flips && data.images.flips[row], gone = flips && concept !== undefined && flips.indexOf(concept) >= 0;
     return el("li", { "class": step.total ? "total" : gone ? "gone" : null }, [line]);
@@ -336,7 +336,7 @@
     if (focus === undefined) focus = byWeight(images.contributions[row]).map(function (e) { return e[0]; })
       .find(function (c) { return data.heat[row + "." + c] !== undefined; });
     var view = cell(data, "views", images.view[row], images.id[row]);
-    var heat = focus === undefined ? null : cell(data, "heats", data.heat[row + "." + focus], "");
+    var heat = focus === undefined || focus < 0 ? null : cell(data, "heats", data.heat[row + "." + focus], "");
     var picture = el("div", { "class": "picture" }, [
       view ? el("span", { "class": "stack" }, [view, heat]) : el("div", { "class": "none", text: "No picture of this image is stored." }),
       view && heat ? el("p", { "class": "caption", text: "Map of " + nameOf(data, focus) }) : null,
