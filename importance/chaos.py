@@ -126,7 +126,8 @@ def fit_chaos(masks: Masks, values: Values, gradients: Values, *, n_parts: int =
         estimates.append(fit.indices(fit.solve(gram - part_gram, right - part_right)))
     stacked = np.stack(estimates)
     stacked[..., is_flat(values) & (np.abs(gradients).max(axis=(0, 1)) <= ROUNDING * np.abs(values).max(axis=0))] = 0.0
-    return Estimate(total=stacked[0], replicates=stacked[1:], slack=(fit.doubt() + 1e-6) * (stacked[0] > 0))
+    slack = (fit.doubt() + 1e-6) * (stacked[0] > 0)
+    return Estimate(total=stacked[0], replicates=stacked[1:], slack=slack, beyond=fit.share_beyond())
 
 
 @dataclass(frozen=True)
@@ -236,6 +237,10 @@ class _Fit:
         within = (coefficients**2 + self.uncertainty)[1:].sum(axis=0)
         return within + self.beyond.sum(axis=0) / _CONCEPTS_PER_EFFECT
 
+    def share_beyond(self) -> Values:
+        """Return the share of the variance that the fitted terms do not explain, ``(B,)``."""
+        return _ratio(self.beyond.sum(axis=0) / _CONCEPTS_PER_EFFECT, self.variance(self.coefficients))
+
     def doubt(self) -> Values:
         """Return half of the effects of higher order, as part of the variance, ``(k, B)``."""
         return _ratio(self.beyond, self.variance(self.coefficients)) / 2
@@ -283,7 +288,8 @@ def chaos_indices(
     size, active = min(FIRST_DESIGNS, most // 2) if n_designs is None else most // 2, np.arange(n_functions)
     values, gradients = evaluate(points[:size], active)
     latest = fit_chaos(points[:size], values, gradients, n_parts=0)
-    result = Estimate(latest.total.copy(), np.zeros((8, *latest.total.shape)), latest.slack.copy())
+    replicates = np.zeros((8, *latest.total.shape))
+    result = Estimate(latest.total.copy(), replicates, latest.slack.copy(), latest.beyond.copy())
     while size < most and len(active):
         reach = most if n_designs is not None else min(2 * size, most)
         more_values, more_gradients = evaluate(points[size:reach], active)
@@ -292,7 +298,7 @@ def chaos_indices(
         fit = fit_chaos(points[:size], values, gradients)
         moved = np.abs(fit.total - latest.total)
         result.total[:, active], result.replicates[..., active] = fit.total, fit.replicates
-        result.slack[:, active] = fit.slack + moved / 2
+        result.slack[:, active], result.beyond[active] = fit.slack + moved / 2, fit.beyond
         open_still = distance(fit.total, latest.total) > tolerance
         values, gradients = values[:, open_still], gradients[..., open_still]
         active, latest = active[open_still], fit.select(open_still)

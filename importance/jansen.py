@@ -40,15 +40,20 @@ class Estimate:
         ``(R, k, B)``: the same with one of R parts of the design left out.
     slack
         ``(k, B)``: half-width that is added to the interval for what leaving out parts cannot show.
+    beyond
+        ``(B,)``: share of the variance that a fitted surrogate does not explain and is shared out by a guess.
     """
 
     total: Values
     replicates: Values
     slack: Values
+    beyond: Values
 
     def select(self, columns: NDArray[np.bool_]) -> Estimate:
         """Return the estimate of some of the functions."""
-        return Estimate(self.total[:, columns], self.replicates[..., columns], self.slack[:, columns])
+        return Estimate(
+            self.total[:, columns], self.replicates[..., columns], self.slack[:, columns], self.beyond[columns]
+        )
 
     def standard_error(self) -> Values:
         """Return the jackknife standard error, ``(k, B)``."""
@@ -104,7 +109,8 @@ def jansen_indices(
     kept = np.concatenate([np.ones((1, n_designs)), np.arange(n_parts)[:, None] != np.arange(n_designs) % n_parts])
     estimates = _controlled(points, values, kept / kept.sum(axis=1, keepdims=True))
     estimates[..., is_flat(values)] = 0.0
-    return Estimate(total=estimates[0], replicates=estimates[1:], slack=1e-6 * (estimates[0] > 0))
+    total = estimates[0]
+    return Estimate(total, replicates=estimates[1:], slack=1e-6 * (total > 0), beyond=np.zeros(total.shape[1]))
 
 
 def _controlled(points: PickFreeze, values: Values, weights: Values) -> Values:

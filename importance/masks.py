@@ -15,7 +15,20 @@ Masks = NDArray[np.float32]
 Values = NDArray[np.float64]
 """``(n, B)`` values of B functions, or ``(n, k, B)`` of their gradients."""
 
-_NOT_NUMPY = (TypeError, AttributeError, RuntimeError)
+_REFUSALS = (TypeError, AttributeError, RuntimeError)
+"""What a function raises when it is given a kind of array that it does not take."""
+
+
+def _as_single(masks: Masks) -> torch.Tensor:
+    return torch.from_numpy(masks.copy())
+
+
+def _as_double(masks: Masks) -> torch.Tensor:
+    return torch.from_numpy(masks.astype(np.float64))
+
+
+_KINDS = (np.copy, _as_single, _as_double)
+"""How masks are handed over, each time as a copy: a function may change what it is given."""
 
 
 class MaskFunction:
@@ -25,7 +38,8 @@ class MaskFunction:
     ----------
     function
         Takes masks ``(n, k)`` and returns n values: a numpy array, a torch tensor or a sequence. It is given float32
-        numpy arrays; one that refuses those, or answers them with a torch tensor, is given float32 torch tensors.
+        numpy arrays; one that refuses those, or answers them with a torch tensor, is given float32 torch tensors, and
+        one that refuses these as well float64 torch tensors.
     n_concepts
         k.
     gradient
@@ -35,7 +49,8 @@ class MaskFunction:
     Attributes
     ----------
     n_evaluations, n_gradients
-        Rows evaluated so far, and how many of them were differentiated as well.
+        Rows that the function was given so far, refused ones included, and how many of them were differentiated as
+        well.
     """
 
     n_functions = 1
@@ -46,57 +61,66 @@ class MaskFunction:
         self.gradient = gradient
         self.n_evaluations = 0
         self.n_gradients = 0
-        self._speaks_torch: bool | None = None
+        self._hand_over: Callable[[Masks], Any] | None = None
         self._has_autograd: bool | None = None
 
     def values(self, masks: Masks, columns: Any = None) -> Values:
         """Return the values at `masks`, ``(n, 1)``."""
-        self.n_evaluations += len(masks)
-        if self._speaks_torch:
-            result = self.function(torch.from_numpy(masks))
-        elif self._speaks_torch is None:
-            result = self._first(masks)
-        else:
-            result = self.function(masks)
+        result = self._first(masks) if self._hand_over is None else self._call(self._hand_over(masks))
         return self._checked(result, len(masks))[:, None]
+
+    def _call(self, masks: Any) -> Any:
+        self.n_evaluations += len(masks)
+        return self.function(masks)
 
     def _first(self, masks: Masks) -> Any:
         """Find out which kind of array the function takes, with the values on the way."""
-        try:
-            result = self.function(masks)
-        except _NOT_NUMPY:
-            self._speaks_torch = True
-            return self.function(torch.from_numpy(masks))
-        self._speaks_torch = isinstance(result, torch.Tensor)
-        return result
+        refusals = []
+        for kind in _KINDS:
+            try:
+                result = self._call(kind(masks))
+            except _REFUSALS as refusal:
+                refusals.append(refusal)
+                continue
+            takes_both = kind is np.copy and isinstance(result, torch.Tensor)
+            self._hand_over = _as_single if takes_both else kind
+            return result
+        raise refusals[1] from refusals[0]
 
     def differentiable(self, probe: Masks) -> bool:
         """Say whether gradients can be had; a torch function is tried at `probe`."""
         if self.gradient is not None:
             return True
-        if self._speaks_torch is None:
+        if self._hand_over is None:
             self.values(probe)
-        if not self._speaks_torch:
-            return False
         if self._has_autograd is None:
-            leaf = torch.from_numpy(probe[:1]).requires_grad_()
-            result = self.function(leaf)
-            self.n_evaluations += 1
-            self._has_autograd = isinstance(result, torch.Tensor) and _depends(result, leaf)
+            self._has_autograd = self._hand_over is not np.copy and self._carries_gradient(probe[:1])
         return self._has_autograd
+
+    def _carries_gradient(self, probe: Masks) -> bool:
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                leaf, result = self._differentiated(probe)
+                return isinstance(result, torch.Tensor) and _depends(result, leaf)
+        except _REFUSALS:  # a function that leaves torch on the way
+            return False
+
+    def _differentiated(self, masks: Masks) -> tuple[torch.Tensor, Any]:
+        """Return masks as a leaf, and the function of a copy, so that it may change what it is given."""
+        leaf = (self._hand_over or _as_single)(masks).requires_grad_()
+        return leaf, self._call(leaf.clone())
 
     def values_and_gradients(self, masks: Masks, columns: Any = None) -> tuple[Values, Values]:
         """Return the values ``(n, 1)`` and the gradients ``(n, k, 1)`` at `masks`."""
         self.n_gradients += len(masks)
         if self.gradient is not None:
-            slope = np.asarray(_to_numpy(self.gradient(masks)), dtype=np.float64)
+            slope = np.asarray(_to_numpy(self.gradient(masks.copy())), dtype=np.float64)
             if slope.shape != masks.shape:
                 raise ValueError(f"gradient returned shape {slope.shape} for masks of shape {masks.shape}")
             return self.values(masks), slope[:, :, None]
-        self.n_evaluations += len(masks)
-        leaf = torch.from_numpy(masks).requires_grad_()
-        result = self.function(leaf)
-        (slope,) = torch.autograd.grad(result.sum(), leaf)
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf, result = self._differentiated(masks)
+            (slope,) = torch.autograd.grad(result.sum(), leaf)
         return self._checked(result, len(masks))[:, None], _to_numpy(slope).astype(np.float64)[:, :, None]
 
     def _checked(self, result: Any, n_rows: int) -> Values:

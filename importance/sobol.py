@@ -19,6 +19,9 @@ Method = Literal["auto", "affine", "chaos", "jansen", "craft"]
 
 DEFAULT_DESIGNS = 32
 _AFFINE_TOLERANCE = 1e-5
+_LEAST_EVALUATIONS = 4096
+_MOST_BEYOND = 0.10
+_MOST_WIDTH = 0.25
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class SobolIndices(Tabled):
         ``(k,)``: ends of the interval around each. Equal to `total` within rounding for the closed form; NaN for the
         published estimator, which offers none.
     n_evaluations
-        Masks at which the function was evaluated.
+        Masks that the function was given, those of a first call that it refused included.
     method
         ``"affine"``, ``"chaos"``, ``"jansen"`` or ``"craft"``: what was used.
     n_gradients
@@ -74,7 +77,8 @@ def total_sobol(
     ----------
     function
         Takes masks ``(n, k)`` and returns n values. It is given float32 numpy arrays; a torch function (one that
-        refuses those, or answers with a torch tensor) is given float32 torch tensors and may carry gradients.
+        refuses those, or answers with a torch tensor) is given torch tensors, of float64 only where it refuses
+        float32, and may carry gradients.
     n_concepts
         k, at least 1.
     method
@@ -82,12 +86,14 @@ def total_sobol(
         ``"chaos"``: quadratic Legendre chaos fitted to values and gradients, doubled until it agrees with itself.
         ``"jansen"``: Jansen's estimator. ``"craft"``: the published estimator, for comparison alone.
         ``"auto"``: the closed form where the function is found to be affine; else chaos where there are gradients;
-        else Jansen.
+        else Jansen. Where the chaos leaves more than a tenth of the variance unexplained (jumps, high frequencies), or
+        the intervals of 32 designs are as wide as a quarter of the indices, Jansen on `max_designs` or, of few
+        concepts, 4096 evaluations.
     seed
         Seed of every random choice.
     n_designs
-        Designs to use. By default 32 for Jansen (32 (k + 1) evaluations) and the published estimator, and as many as
-        it takes for chaos, from 16 to `max_designs`.
+        Designs to use, by whatever method. By default 32 for Jansen (32 (k + 1) evaluations) and the published
+        estimator, and as many as it takes for chaos, from 16 to `max_designs`.
     gradient
         Takes masks ``(n, k)`` and returns gradients ``(n, k)``; not needed for torch functions.
     sampler
@@ -97,7 +103,7 @@ def total_sobol(
     tolerance
         Total-variation distance at which two successive fits of the chaos agree.
     max_designs
-        Where the doubling of the chaos ends.
+        Where the doubling of the chaos ends, and what ``"auto"`` spends on a function that neither settles.
 
     Returns
     -------
@@ -144,10 +150,24 @@ def total_sobol(
             seed=seed,
         )
     else:
-        estimate = jansen_indices(
-            masked.values, n_concepts, n_designs=n_designs or DEFAULT_DESIGNS, sampler=sampler, seed=seed
-        )
+        estimate = _jansen(masked, n_designs or DEFAULT_DESIGNS, sampler, seed)
+    if method == "auto" and n_designs is None and _is_unsettled(estimate, confidence):
+        # Halton even of many points: what is left here interacts in threes, where Sobol points err in step.
+        most = max(max_designs, _LEAST_EVALUATIONS // (n_concepts + 1))
+        estimate, used = _jansen(masked, most, sampler or "halton", seed), "jansen"
     return _with_interval(estimate, confidence, masked, used)
+
+
+def _jansen(masked: MaskFunction, n_designs: int, sampler: Sampler | None, seed: int) -> Estimate:
+    return jansen_indices(masked.values, masked.n_concepts, n_designs=n_designs, sampler=sampler, seed=seed)
+
+
+def _is_unsettled(estimate: Estimate, confidence: float) -> bool:
+    """Whether a surrogate misses much of the function, or the sampled intervals are wide beside the indices."""
+    low, high = estimate.interval(confidence)
+    is_fitted = estimate.beyond[0] > 0
+    half = (high - low).sum() / 2
+    return bool(estimate.beyond[0] > _MOST_BEYOND if is_fitted else half > _MOST_WIDTH * estimate.total.sum())
 
 
 def closed_form(effects: NDArray[np.float64]) -> NDArray[np.float64]:

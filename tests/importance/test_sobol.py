@@ -156,6 +156,54 @@ def test_chaos_finds_the_reference_with_an_eighth_of_the_published_passes(relati
     assert spearmanr(indices.total, reference).statistic > 0.95
 
 
+def ishigami(masks):
+    """The test function of Ishigami and Homma (1990) with a = 7, b = 0.1, and its total indices."""
+    x = (2 * masks - 1) * np.pi
+    sin = torch.sin if isinstance(masks, torch.Tensor) else np.sin
+    return sin(x[:, 0]) + 7 * sin(x[:, 1]) ** 2 + 0.1 * x[:, 2] ** 4 * sin(x[:, 0])
+
+
+def ishigami_truth():
+    first = 0.5 * (1 + 0.1 * np.pi**4 / 5) ** 2
+    second, together = 7**2 / 8, 0.1**2 * np.pi**8 * (1 / 18 - 1 / 50)
+    return np.array([first + together, second, together]) / (first + second + together)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_function_that_no_quadratic_fits_is_sampled_until_it_is_known(convert, seed):
+    indices = total_sobol(lambda masks: ishigami(convert(masks)), 3, seed=seed)
+    truth = ishigami_truth()
+    assert indices.method == "jansen"
+    assert np.abs(indices.total - truth).max() < 0.05
+    assert ((indices.low <= truth) & (truth <= indices.high)).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gradients_that_know_nothing_of_the_jumps_are_not_believed(seed):
+    size = torch.tensor([3.0, 2.0, 1.0, 0.5])
+    indices = total_sobol(lambda masks: (torch.round(torch.as_tensor(masks)) * size).sum(1), 4, seed=seed)
+    assert np.abs(indices.total - truth_of(size.double().numpy())).max() < 0.05
+
+
+def test_a_function_that_designs_settle_costs_no_more_than_them():
+    assert total_sobol(lambda masks: (masks**2).sum(1), 10).n_evaluations <= 32 * 11 + 3
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor])
+def test_a_sobol_g_function_is_known_in_closed_form(convert):
+    size = np.array([0.0, 1.0, 4.5, 9.0, 99.0])
+    variance = 1 / (3 * (1 + size) ** 2)
+    truth = variance * np.prod(1 + variance) / (1 + variance) / (np.prod(1 + variance) - 1)
+
+    def function(masks):
+        return convert((np.abs(4 * np.asarray(masks) - 2) + size) / (1 + size)).prod(1)
+
+    indices = total_sobol(function, 5)
+    assert np.abs(indices.total - truth).max() < 0.05
+    assert ((indices.low <= truth) & (truth <= indices.high)).all()
+
+
 def test_a_function_that_bends_only_in_one_corner_is_not_taken_for_affine():
     indices = total_sobol(lambda masks: masks.sum(1) + 5 * np.maximum(masks.min(1) - 0.2, 0), 2)
     assert indices.method == "jansen"
@@ -204,6 +252,51 @@ def test_a_torch_module_is_differentiated_without_being_asked():
     indices = total_sobol(module, 4)
     assert indices.method == "chaos"
     assert indices.n_gradients >= 16
+
+
+def test_a_module_of_float64_is_differentiated_as_well():
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    single, double = total_sobol(module, 4), total_sobol(module.double(), 4)
+    assert single.method == double.method == "chaos"
+    assert np.abs(single.total - double.total).max() < 1e-3
+
+
+def test_a_torch_function_that_leaves_torch_on_the_way_is_sampled():
+    indices = total_sobol(lambda masks: torch.from_numpy(np.sin(3 * np.asarray(masks)).sum(1)), 3)
+    assert indices.method == "jansen"
+    assert np.abs(indices.total - 1 / 3).max() < 0.05
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_found_where_the_caller_has_turned_them_off(context):
+    function = smooth_torch(4)
+    with context():
+        assert total_sobol(function, 4).method == "chaos"
+
+
+def test_a_function_may_change_the_masks_it_is_given():
+    def function(masks):
+        masks *= 2
+        return (masks**2).sum(1)
+
+    for convert in (np.asarray, torch.as_tensor):
+        indices = total_sobol(lambda masks, convert=convert: function(convert(masks)), 3)
+        assert np.abs(indices.total - 1 / 3).max() < 0.05
+
+
+@pytest.mark.parametrize("function", [torch.nn.Linear(3, 1), lambda m: m.pow(2).sum(1), lambda m: m @ torch.ones(3)])
+def test_every_mask_that_a_function_was_given_is_counted(function):
+    inner, calls = counted(function)
+    assert total_sobol(inner, 3).n_evaluations == sum(calls)
+
+
+def test_the_error_of_a_function_is_its_own():
+    def broken(masks):
+        raise RuntimeError(f"no such weights for {len(masks)}")
+
+    with pytest.raises(RuntimeError, match="no such weights"):
+        total_sobol(broken, 3)
 
 
 def test_a_given_gradient_is_used():
