@@ -44,7 +44,7 @@ class ClassAtlas:
         One row per concept, the most important first.
     images
         One row per image: ``sample_id, row, label, correct, probability, logit, dominant, x, y, cluster, view``, and
-        what it takes to decide otherwise: ``counterfactual`` (ids of the concepts whose removal lets the next class
+        what it takes to decide otherwise: ``counterfactual`` (ids of the concepts whose removal lets another class
         win), ``flips_to`` (that class), ``flipped`` (False: removing them does not suffice), ``smallest`` (whether no
         smaller set exists); unknown for images that were not tried.
     coefficients

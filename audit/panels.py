@@ -62,7 +62,7 @@ def image_maps(
 
 
 def what_flips(context: Context, rows: np.ndarray, directions: torch.Tensor) -> pd.DataFrame:
-    """Return, for some images of a class, the fewest concepts whose removal lets the next class win.
+    """Return, for some images of a class, the fewest concepts whose removal lets another class win.
 
     All images where the head is affine, so that the set is found in one step and is the smallest; as many as
     ``settings.sobol_images`` otherwise. None for a model of a single output.
@@ -70,8 +70,9 @@ def what_flips(context: Context, rows: np.ndarray, directions: torch.Tensor) -> 
     Returns
     -------
     DataFrame
-        Indexed by row of the store: ``counterfactual`` (list of concept ids), ``flips_to`` (the next class),
-        ``flipped`` (whether removing them suffices), ``smallest`` (whether no smaller set exists).
+        Indexed by row of the store: ``counterfactual`` (list of concept ids), ``flips_to`` (the class that then wins,
+        or the next one where none can), ``flipped`` (whether removing them suffices), ``smallest`` (whether no smaller
+        set exists).
     """
     found: dict[int, dict[str, Any]] = {}
     affine = bool(context.split.head_is_affine)
@@ -84,7 +85,7 @@ def what_flips(context: Context, rows: np.ndarray, directions: torch.Tensor) -> 
             for row, following, result in zip(block, second, results, strict=True):
                 found[int(row)] = {
                     "counterfactual": list(result.concepts),
-                    "flips_to": context.class_names[int(following)],
+                    "flips_to": context.class_names[int(result.becomes if result.flipped else following)],
                     "flipped": result.flipped,
                     "smallest": result.exact,
                 }

@@ -1,12 +1,13 @@
 """Counterfactuals: the fewest concepts to remove, or to add, for the model to decide otherwise.
 
-Under an affine head the effects of changes add up, so that taking the largest first is the smallest set there is. Under
-any other head concepts are changed greedily with a new forward pass each, and those not needed are put back.
+Under an affine head the effects of changes add up, so that taking the largest first is the smallest set there is for
+one rival class, and the smallest of those over all rivals the smallest for any other decision. Under any other head
+concepts are changed greedily with a new forward pass each, and those not needed are put back.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from conceptatlas.importance.contributions import slope
-from conceptatlas.importance.recomposition import Decomposition, select, with_positions
+from conceptatlas.importance.recomposition import Decomposition, in_batches, select, with_positions
 from conceptatlas.importance.targets import Target, as_target, margin
 
 Change = Literal["remove", "add"]
@@ -32,7 +33,7 @@ class Counterfactual:
     change
         ``"remove"`` or ``"add"``.
     target
-        Label of the target, by default the margin of the predicted class over the next.
+        Label of the target, by default the margin of the predicted class over the rival for which it takes least.
     before, after
         The target without and with the change.
     flipped
@@ -41,6 +42,8 @@ class Counterfactual:
         Whether no smaller set exists; False where it was found greedily.
     in_range
         Whether each changed coefficient, as the mean over positions, stays within what the reference images show.
+    becomes
+        The class that is decided for after the change; None where the target was given.
     """
 
     concepts: tuple[int, ...]
@@ -51,6 +54,7 @@ class Counterfactual:
     flipped: bool
     exact: bool
     in_range: bool
+    becomes: int | None = None
 
 
 def counterfactual(
@@ -73,7 +77,7 @@ def counterfactual(
         The head, activations with positions ``(B, P, p)``, coefficients ``(B, P, k)`` and directions ``(k, p)``.
     target
         Class index, :func:`margin`, :func:`similarity` or a callable; by default, image by image, the margin of the
-        predicted class over the next.
+        predicted class over any other: what it takes for the class to change.
     change
         ``"remove"``: coefficients to 0 everywhere. ``"add"``: the mean coefficient up to the 95 % quantile of the
         reference, by the same amount at every position; concepts that are already there cannot be added.
@@ -116,11 +120,9 @@ def counterfactual(
     moves = -parts.coefficients if change == "remove" else (ceiling - pooled).clamp(min=0)[:, None]
     after = pooled + moves.mean(dim=1)
     inside = ((after >= torch.minimum(low, pooled)) & (after <= torch.maximum(high, pooled))).cpu().numpy()
-    targets = [as_target(target)] * parts.n_images if target is not None else _decisions(parts)
-    return tuple(
-        _one(_Moves.build(parts, image, moves[image], targets[image], threshold), change, inside[image])
-        for image in range(parts.n_images)
-    )
+    all_moves = (_Moves.build(parts, image, moves[image], threshold) for image in range(parts.n_images))
+    each = _decided_otherwise if target is None else _one
+    return tuple(each(one, change, inside[image]) for image, one in enumerate(all_moves))
 
 
 @dataclass(frozen=True)
@@ -134,43 +136,79 @@ class _Moves:
     threshold: float
 
     @classmethod
-    def build(cls, parts: Decomposition, image: int, moves: Tensor, target: Target, threshold: float) -> _Moves:
+    def build(cls, parts: Decomposition, image: int, moves: Tensor, threshold: float) -> _Moves:
         one = select(parts.features, torch.tensor([image], device=parts.directions.device))
         spread = moves.expand(one.positions.shape[1], -1)
-        return cls(parts, one, spread, target, threshold)
+        return cls(parts, one, spread, parts.target, threshold)
+
+    @property
+    def n_concepts(self) -> int:
+        """Concepts, k."""
+        return self.moves.shape[1]
+
+    def outputs(self, chosen: NDArray[np.bool_]) -> Tensor:
+        """Return the head's outputs under each set of changes ``(n, k)``, ``(n, n_classes)``."""
+        masks = torch.as_tensor(chosen).to(self.moves)
+
+        def some(part: slice) -> Tensor:
+            nowhere = torch.zeros(len(masks[part]), dtype=torch.long, device=self.moves.device)
+            repeated = select(self.features, nowhere)
+            positions = repeated.positions + (self.moves * masks[part][:, None]) @ self.parts.directions
+            with torch.no_grad():
+                return self.parts.split_model.head(with_positions(repeated, positions))
+
+        return torch.cat(list(in_batches(some, len(masks), self.parts.rows())))
 
     def scores(self, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Return the target under each set of changes ``(n, k)``, ``(n,)``."""
-        masks = torch.as_tensor(chosen).to(self.moves)
-        size, found = self.parts.rows(), []
-        for start in range(0, len(masks), size):
-            some = masks[start : start + size]
-            repeated = select(self.features, torch.zeros(len(some), dtype=torch.long, device=self.moves.device))
-            positions = repeated.positions + (self.moves * some[:, None]) @ self.parts.directions
-            with torch.no_grad():
-                changed = with_positions(repeated, positions)
-                found.append(self.target(self.parts.split_model.head(changed)).double().cpu())
-        return torch.cat(found).numpy()
+        return self.target(self.outputs(chosen)).double().cpu().numpy()
 
     def effects(self) -> NDArray[np.float64]:
         """Return what each change adds to the target of an affine head, ``(k,)``."""
-        parts = Decomposition(
-            self.parts.split_model, self.features, self.moves[None], self.parts.directions, self.target
-        )
-        along = slope(parts, self.features)[0].double() @ self.parts.directions.double().T
+        along = slope(self.parts, self.features)[0].double() @ self.parts.directions.double().T
         return (along * self.moves.double()).sum(dim=0).cpu().numpy()
 
 
 def _one(moves: _Moves, change: str, inside: NDArray[np.bool_]) -> Counterfactual:
-    k = moves.moves.shape[1]
-    before = float(moves.scores(np.zeros((1, k), dtype=bool))[0])
+    """Take a given target below the threshold."""
+    before = float(moves.scores(_sets([[]], moves.n_concepts))[0])
     exact = bool(moves.parts.split_model.head_is_affine) and moves.target.is_affine
-    order = [] if before < moves.threshold else (_exact if exact else _greedy)(moves, before)
-    chosen = np.zeros((1, k), dtype=bool)
-    chosen[0, order] = True
-    after = float(moves.scores(chosen)[0])
+    order = _fewest(moves.effects(), before - moves.threshold) if exact else _greedy(moves, before)
+    return _result(moves, order, change, inside, exact=exact, before=before)
+
+
+def _decided_otherwise(moves: _Moves, change: str, inside: NDArray[np.bool_]) -> Counterfactual:
+    """Let any class but the predicted one win."""
+    k = moves.n_concepts
+    output = moves.outputs(_sets([[]], k))[0]
+    if len(output) < 2:
+        raise ValueError("the model has a single output; give a target")
+    predicted = int(output.argmax())
+    exact = bool(moves.parts.split_model.head_is_affine)
+    if exact:
+        rival, order = _nearest_rival(moves, output, predicted)
+        moves = replace(moves, target=margin(predicted, rival))
+    else:
+        moves = replace(moves, target=_lead(predicted))
+        order = _greedy(moves, float(moves.target(output[None])[0]))
+    before = float(moves.target(output[None])[0])
+    becomes = int(moves.outputs(_sets([order], k))[0].argmax())
+    return _result(moves, order, change, inside, exact=exact, before=before, becomes=becomes)
+
+
+def _result(
+    moves: _Moves,
+    order: list[int],
+    change: str,
+    inside: NDArray[np.bool_],
+    *,
+    exact: bool,
+    before: float,
+    becomes: int | None = None,
+) -> Counterfactual:
+    after = float(moves.scores(_sets([order], moves.n_concepts))[0])
     return Counterfactual(
-        concepts=tuple(int(concept) for concept in order),
+        concepts=tuple(order),
         change=change,
         target=moves.target.label,
         before=before,
@@ -178,23 +216,53 @@ def _one(moves: _Moves, change: str, inside: NDArray[np.bool_]) -> Counterfactua
         flipped=after < moves.threshold,
         exact=exact,
         in_range=bool(inside[order].all()),
+        becomes=becomes,
     )
 
 
-def _exact(moves: _Moves, before: float) -> list[int]:
-    """Take the most negative effects until their sum suffices."""
-    effects, total, order = moves.effects(), before, []
-    for concept in np.argsort(effects):
-        if total < moves.threshold or effects[concept] >= 0:
-            break
-        order.append(int(concept))
-        total += effects[concept]
-    return order
+def _fewest(effects: NDArray[np.float64], lead: float) -> list[int]:
+    """Return the concepts of the most negative effects, as many as it takes for their sum to undo a lead, else all."""
+    if lead < 0:
+        return []
+    order = np.argsort(effects, kind="stable")
+    order = order[effects[order] < 0]
+    enough = np.flatnonzero(np.cumsum(effects[order]) < -lead)
+    return order[: enough[0] + 1 if len(enough) else None].tolist()
+
+
+def _nearest_rival(moves: _Moves, output: Tensor, predicted: int) -> tuple[int, list[int]]:
+    """Return the class that overtakes after the fewest changes under an affine head, and the changes.
+
+    Between classes that take as many, and where none can overtake, the one that gains most on the predicted class.
+    """
+    k = moves.n_concepts
+    alone = moves.outputs(np.eye(k, dtype=bool)).double().cpu().numpy()
+    logits = output.double().cpu().numpy()
+    gains = (alone - logits) * moves.moves.any(dim=0).cpu().numpy()[:, None]  # no rounding where nothing moves
+    effects = gains[:, [predicted]] - gains  # of each change on the lead over each class
+    leads = logits[predicted] - logits - moves.threshold
+    helping = np.cumsum(np.minimum(np.sort(effects, axis=0), 0.0), axis=0)
+    counts = np.where(helping[-1] < -leads, (helping >= -leads).sum(axis=0) + 1, k + 1)
+    counts[leads < 0], counts[predicted] = 0, k + 2
+    left = leads + helping[np.minimum(counts, k) - 1, np.arange(len(leads))]
+    rival = int(np.lexsort((left, counts))[0])
+    return rival, _fewest(effects[:, rival], leads[rival])
+
+
+def _lead(predicted: int) -> Target:
+    """Return the margin of a class over the best of all others."""
+
+    def lead(output: Tensor) -> Tensor:
+        others = output.clone()
+        others[:, predicted] = -torch.inf
+        return output[:, predicted] - others.amax(dim=1)
+
+    return Target(lead, f"class {predicted} over any other")
 
 
 def _greedy(moves: _Moves, before: float) -> list[int]:
     """Add the change that helps most until the target falls below, then put back what is not needed."""
-    k, order, score = moves.moves.shape[1], [], before
+    k, order, score = moves.n_concepts, [], before
     while score >= moves.threshold and len(order) < k:
         rest = [concept for concept in range(k) if concept not in order]
         scores = moves.scores(_sets([[*order, concept] for concept in rest], k))
@@ -210,7 +278,7 @@ def _pruned(moves: _Moves, order: list[int]) -> list[int]:
     """Drop one change after another while the target stays below."""
     while len(order) > 1:
         without = [[kept for kept in order if kept != concept] for concept in order]
-        scores = moves.scores(_sets(without, moves.moves.shape[1]))
+        scores = moves.scores(_sets(without, moves.n_concepts))
         best = int(scores.argmin())
         if scores[best] >= moves.threshold:
             break
@@ -223,13 +291,3 @@ def _sets(members: list[list[int]], n_concepts: int) -> NDArray[np.bool_]:
     for row, concepts in enumerate(members):
         chosen[row, concepts] = True
     return chosen
-
-
-def _decisions(parts: Decomposition) -> list[Target]:
-    """Return, for each image, the margin of the predicted class over the next."""
-    every = torch.arange(parts.n_images, device=parts.directions.device)
-    outputs = parts.outputs(every, torch.ones(parts.n_images, parts.n_concepts))
-    if outputs.shape[1] < 2:
-        raise ValueError("the model has a single output; give a target")
-    first_two = outputs.topk(2, dim=1).indices.tolist()
-    return [margin(first, second) for first, second in first_two]

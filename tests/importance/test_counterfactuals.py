@@ -19,21 +19,59 @@ def target_without(planted, image, concepts, target):
     return target(planted.split_model.head(planted.features.replace(positions=positions[None])))[0].item()
 
 
-def test_no_smaller_set_flips_the_class_under_an_affine_head(make_planted):
-    planted = make_planted(n_images=12, residual=0.02)
-    found = run(planted)
-    assert any(each.flipped and len(each.concepts) > 1 for each in found)
-    outputs = planted.split_model.head(planted.features)
+def decisions(planted, image, change):
+    """Return the class that is decided for under every set of changes to one image."""
+    pooled = planted.U.mean(1)
+    ceiling = torch.quantile(pooled, 0.95, dim=0)
+    moves = -planted.U[image] if change == "remove" else (ceiling - pooled[image]).clamp(min=0).expand(4, -1)
+    sets = [each for size in range(9) for each in itertools.combinations(range(8), size)]
+    chosen = torch.stack([torch.tensor([float(i in each) for i in range(8)]) for each in sets])
+    positions = planted.features.positions[image] + (moves * chosen[:, None]) @ planted.W
+    outputs = planted.split_model.head(planted.features.replace(positions=positions))
+    return dict(zip(sets, outputs.argmax(1).tolist(), strict=True))
+
+
+@pytest.mark.parametrize("change", ["remove", "add"])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_smaller_set_changes_the_decision_under_an_affine_head(make_planted, seed, change):
+    planted = make_planted(n_images=12, residual=0.02, seed=seed)
+    found = run(planted, change=change)
+    assert any(each.flipped and (len(each.concepts) > 1 or change == "add") for each in found)
+    predicted = planted.split_model.head(planted.features).argmax(1)
     for image, each in enumerate(found):
+        decided = decisions(planted, image, change)
+        sizes = [len(concepts) for concepts, now in decided.items() if now != predicted[image]]
         assert each.exact
-        first, second = outputs[image].topk(2).indices.tolist()
-        target = margin(first, second)
-        assert each.before == pytest.approx(target(outputs[[image]])[0].item(), abs=1e-4)
-        assert each.after == pytest.approx(target_without(planted, image, each.concepts, target), abs=1e-3)
-        sizes = range(len(each.concepts)) if each.flipped else range(9)
-        for size in sizes:
-            for concepts in itertools.combinations(range(8), size):
-                assert target_without(planted, image, concepts, target) >= -1e-4
+        assert each.flipped == bool(sizes)
+        assert each.becomes == decided[tuple(sorted(each.concepts))]
+        if each.flipped:
+            assert len(each.concepts) == min(sizes)
+            assert each.becomes != predicted[image]
+
+
+def test_the_rival_that_takes_fewest_is_found_and_named_where_the_second_class_takes_more(make_planted):
+    planted = make_planted(n_concepts=3, width=3, n_classes=3, residual=0.0)
+    planted.W[:] = torch.eye(3)
+    planted.U[:] = 1.0
+    planted.features.positions[:] = planted.U @ planted.W
+    weight = torch.tensor([[2.0, 2, 2], [1.6, 1.6, 1.6], [0, 2.2, 2.2]])  # the third needs the first concept gone
+    planted.split_model.module.weight.data = weight
+    planted.split_model.module.bias.data = torch.zeros(3)
+    found = run(planted)[0]
+    assert (found.concepts, found.becomes) == ((0,), 2)
+    assert found.target == margin(0, 2).label
+    assert (found.before, found.after) == pytest.approx((1.6, -0.4), abs=1e-5)
+
+
+def test_a_bending_head_is_decided_otherwise_too(make_planted):
+    planted = make_planted("bending", n_images=12)
+    predicted = planted.split_model.head(planted.features).argmax(1)
+    found = run(planted)
+    assert any(each.flipped for each in found)
+    for image, each in enumerate(found):
+        decided = decisions(planted, image, "remove")
+        assert not each.exact
+        assert each.flipped == (decided[tuple(sorted(each.concepts))] != predicted[image])
 
 
 def test_greedy_sets_reach_the_threshold_and_none_of_their_concepts_is_superfluous(make_planted):
