@@ -161,7 +161,7 @@ def _at_cut(
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int]]:
     """Activations, the target's gradient there, and the grid."""
     name = split_model.layer.name if cut is None else getattr(cut, "name", cut)
-    with frozen(split_model.model), torch.enable_grad():
+    with torch.inference_mode(False), frozen(split_model.model), torch.enable_grad():
         earlier = [] if name == split_model.layer.name else [name]
         features = split_model.encode_through(images.detach(), earlier)
         if features[0].grid is None or min(features[0].grid) < 2:

@@ -147,8 +147,8 @@ def slope(parts: Decomposition, features: Any) -> Tensor:
 
 def value_and_slope(parts: Decomposition, features: Any) -> tuple[Tensor, Tensor]:
     """Return the target ``(B,)`` and its gradient by the positions, ``(B, P, p)``, from one pass."""
-    with torch.enable_grad():
-        leaf = features.positions.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = features.positions.detach().clone().requires_grad_()
         value = parts.target(parts.split_model.head(with_positions(features, leaf)))
         return value.detach(), torch.autograd.grad(value.sum(), leaf)[0]
 

@@ -124,7 +124,7 @@ def _of_batch(
     scalar: Callable[[torch.Tensor], torch.Tensor],
     grid: tuple[int, int],
 ) -> torch.Tensor:
-    with frozen(model), torch.enable_grad(), _watched(modules) as blocks:
+    with torch.inference_mode(False), frozen(model), torch.enable_grad(), _watched(modules) as blocks:
         total = scalar(images.detach().clone().requires_grad_()).sum()
         ran = [block for block in blocks if block.mixed]
         gradients = torch.autograd.grad(total, [block.mixed[0] for block in ran], allow_unused=True)

@@ -38,7 +38,7 @@ def joined(
 ) -> Iterator[tuple[torch.Tensor, Ends]]:
     """Coefficients U (B, P, k), joined by autograd to the activations at every earlier cut point that is needed."""
     cuts = list(dict.fromkeys(cut for cut in map(cut_of, methods) if cut))
-    with frozen(split_model.model), torch.set_grad_enabled(bool(cuts)):
+    with torch.inference_mode(False), frozen(split_model.model), torch.set_grad_enabled(bool(cuts)):
         pixels = images.detach().clone().requires_grad_(INPUT in cuts)
         earlier = _earlier(split_model, [cut for cut in cuts if cut != INPUT])
         features = split_model.encode_through(pixels, earlier)

@@ -84,14 +84,16 @@ class Decomposition:
         cls, split_model: Any, features: Any, U: Any, W: Any, target: Target, *, batch_size: int | None = None
     ) -> Decomposition:
         """Return the decomposition after checking that the shapes agree; U and W may be numpy arrays."""
-        positions = features.positions
-        coefficients, directions = torch.as_tensor(U).to(positions), torch.as_tensor(W).to(positions)
+        with torch.inference_mode(False):
+            features = with_positions(features, _plain(features.positions), _plain(features.prefix))
+            positions = features.positions
+            coefficients, directions = (_plain(torch.as_tensor(part).to(positions)) for part in (U, W))
         n, n_positions, width = positions.shape
         if directions.ndim != 2 or directions.shape[1] != width:
             raise ValueError(f"W must have shape (k, {width}), got {tuple(directions.shape)}")
         if coefficients.shape != (n, n_positions, len(directions)):
             raise ValueError(f"U must have shape {(n, n_positions, len(directions))}, got {tuple(coefficients.shape)}")
-        return cls(split_model, features, coefficients.detach(), directions.detach(), target, batch_size)
+        return cls(split_model, features, coefficients, directions, target, batch_size)
 
     @property
     def n_images(self) -> int:
@@ -137,25 +139,25 @@ class Decomposition:
 
     def scores_and_slopes(self, masks: Masks, images: np.ndarray) -> tuple[Values, Values]:
         """Return targets ``(n, b)`` and their gradients by the masks ``(n, k, b)``."""
-        which, repeated = self._crossed(masks, images)
 
         def some(part: slice) -> tuple[Tensor, Tensor]:
             leaf = repeated[part].clone().requires_grad_()
-            with torch.enable_grad():
-                value = self.score(which[part], leaf)
-                (slope,) = torch.autograd.grad(value.sum(), leaf)
+            value = self.score(which[part], leaf)
+            (slope,) = torch.autograd.grad(value.sum(), leaf)
             return value.detach(), slope
 
-        pieces = list(in_batches(some, len(which), self.rows()))
+        with torch.inference_mode(False), torch.enable_grad():
+            which, repeated = self._crossed(masks, images)
+            pieces = list(in_batches(some, len(which), self.rows()))
         shape = (len(masks), len(images))
         slopes = _to_numpy(torch.cat([slope for _, slope in pieces])).reshape(*shape, self.n_concepts)
         return _to_numpy(torch.cat([value for value, _ in pieces])).reshape(shape), slopes.swapaxes(1, 2)
 
     def is_differentiable(self) -> bool:
         """Say whether the target of the first image carries a gradient."""
-        first = torch.zeros(1, dtype=torch.long, device=self.directions.device)
-        leaf = torch.ones(1, self.n_concepts).to(self.directions).requires_grad_()
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            first = torch.zeros(1, dtype=torch.long, device=self.directions.device)
+            leaf = torch.ones(1, self.n_concepts).to(self.directions).requires_grad_()
             value = self.score(first, leaf)
             return value.requires_grad and torch.autograd.grad(value.sum(), leaf, allow_unused=True)[0] is not None
 
@@ -166,9 +168,10 @@ class Decomposition:
         return which, repeated
 
 
-def with_positions(features: Any, positions: Tensor) -> Any:
-    """Return `features` with other positions ``(B, P, p)``."""
-    return dataclasses.replace(features, positions=positions)
+def with_positions(features: Any, positions: Tensor, prefix: Tensor | None = None) -> Any:
+    """Return `features` with other positions ``(B, P, p)``, and with another prefix where one is given."""
+    changes = {"positions": positions} if prefix is None else {"positions": positions, "prefix": prefix}
+    return dataclasses.replace(features, **changes)
 
 
 def select(features: Any, images: Tensor) -> Any:
@@ -192,6 +195,13 @@ def in_batches(function: Callable[[slice], T], n_rows: int, size: int) -> Iterat
             continue
         yield result
         start += size
+
+
+def _plain(values: Any) -> Any:
+    """Return a tensor that autograd can start from: without a history, and copied where inference mode made it."""
+    if not isinstance(values, Tensor):
+        return values
+    return values.clone() if values.is_inference() else values.detach()
 
 
 def _to_numpy(values: Tensor) -> Values:

@@ -114,7 +114,7 @@ def _linearised(split_model: Any, features: Any, index: int) -> _Linearised:
     nothing = torch.zeros(*features.positions.shape[:2], 1).to(features.positions)
     width = features.positions.shape[2]
     parts = Decomposition.build(split_model, features, nothing, torch.zeros(1, width), logit(index))
-    gradient = slope(parts, features)
+    gradient = slope(parts, parts.features)
     with torch.no_grad():
         constant = parts.target(split_model.head(features)) - (gradient * features.positions).sum(dim=(1, 2))
     return _Linearised(float(constant.mean()), gradient.mean(dim=(0, 1)))

@@ -93,6 +93,17 @@ def test_a_head_without_gradients_is_sampled(bending):
         concept_importance(*arguments, method="chaos")
 
 
+def test_inference_mode_changes_nothing(bending):
+    plain = concept_importance(bending.split_model, bending.features, bending.U, bending.W, 1)
+    with torch.inference_mode():
+        features = bending.features.replace(positions=bending.features.positions.clone())
+        inside = concept_importance(bending.split_model, features, bending.U.clone(), bending.W.clone(), 1)
+    outside = concept_importance(bending.split_model, features, bending.U, bending.W, 1)
+    assert inside.method == outside.method == "chaos"
+    assert np.allclose(inside.local, plain.local)
+    assert np.allclose(outside.local, plain.local)
+
+
 def test_fault_42_an_image_without_concepts_has_no_importance_and_spoils_no_mean(make_planted):
     for head in ("affine", "bending"):
         planted = make_planted(head)

@@ -49,6 +49,13 @@ def test_the_table_is_in_the_units_of_the_logits(exact):
     assert 0 <= found.emd.score <= 1
 
 
+def test_features_made_in_inference_mode_are_taken(exact):
+    planted, banks = exact
+    with torch.inference_mode():
+        features = planted.features.replace(positions=planted.features.positions.clone())
+    assert surf(planted.split_model, features, banks).mae.score < 1e-3
+
+
 def test_one_class_and_wrong_effects_are_refused(exact):
     planted, banks = exact
     with pytest.raises(ValueError, match="banks of 1"):
