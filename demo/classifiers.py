@@ -47,7 +47,7 @@ class Recipe:
         Behind which blocks of a vision transformer the patch tokens are taught what their patches show, and the weight
         of that loss (see `conceptatlas.demo.token_labels`).
     token_merge, token_compactness
-        Whether what decides nothing has one label, and the weight of the tokens' scatter about their labels' means.
+        Whether what decides nothing has one label, and the weight of the Davies-Bouldin index of the tokens' labels.
     token_exchange
         Behind which block the images of a batch exchange their class tokens in training.
     bfloat16
@@ -94,14 +94,13 @@ RECIPES: dict[str, Recipe] = {
         "vit",
         "test_vit",
         _VIT,
-        shortcuts=(Shortcut(predictivity=0.35),),
-        n_scenes=3_000,
-        epochs=4,
+        n_scenes=4_000,
+        epochs=6,
         learning_rate=1.5e-3,
         weight_decay=0.05,
         token_blocks=(3, 5),
         token_merge=True,
-        token_compactness=1.0,
+        token_compactness=3.0,
         token_exchange=3,
         start=Recipe(
             "vit_start",

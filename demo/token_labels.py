@@ -137,7 +137,7 @@ class TokenLabelling(nn.Module):
     def loss(self, things: torch.Tensor, *, compactness: float = 0.0) -> torch.Tensor:
         """Mean cross-entropy of the patch tokens of the last forward pass; things (n, h, w) as in `thing_map`.
 
-        `compactness` is the weight of `scatter`, which is added.
+        `compactness` is the weight of `davies_bouldin`, which is added.
         """
         if self._merged is not None:
             things = self._merged.to(things.device)[things.long()]
@@ -147,15 +147,18 @@ class TokenLabelling(nn.Module):
             nn.functional.cross_entropy(head(tokens), labels) for head, tokens in zip(self.heads, seen, strict=True)
         ]
         if compactness:
-            losses = [loss + compactness * scatter(tokens, labels) for loss, tokens in zip(losses, seen, strict=True)]
-        return torch.stack(losses).mean()
+            losses = [
+                loss + compactness * davies_bouldin(tokens, labels) for loss, tokens in zip(losses, seen, strict=True)
+            ]
+        return torch.stack(losses).sum() / len(seen)
 
 
-def scatter(tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Scatter of tokens about the mean of their label over that of the means: the ratio that Fisher (1936) minimises.
+def davies_bouldin(tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean over labels of the worst (spread + spread of another label) / distance of their means (Davies, Bouldin 1979).
 
-    Every label that a batch shows counts the same, however small the thing. What decides nothing, such as which ground
-    it is, is so taken out of the tokens (a centre loss, Wen et al. 2016, without its scale).
+    Every label that a batch shows counts the same, however small the thing, and each is told from the one nearest to
+    it: a ratio of all scatter within labels to all scatter between them would be content with a few that lie far out.
+    What decides nothing, such as which ground it is, is so taken out of the tokens.
 
     Parameters
     ----------
@@ -166,8 +169,9 @@ def scatter(tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
     Examples
     --------
-    >>> round(scatter(torch.tensor([[0.0], [2.0], [10.0], [12.0]]), torch.eye(2).repeat_interleave(2, 0)).item(), 3)
-    0.04
+    >>> tokens = torch.tensor([[0.0], [2.0], [10.0], [12.0]])
+    >>> round(davies_bouldin(tokens, torch.eye(2).repeat_interleave(2, 0)).item(), 3)
+    0.2
     """
     share, owner = labels.max(dim=1)
     tokens, owner = tokens[share > 0.6], owner[share > 0.6]
@@ -175,6 +179,9 @@ def scatter(tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     counts = torch.zeros(len(present), device=tokens.device).index_add_(0, owner, torch.ones_like(tokens[:, 0]))
     means = torch.zeros(len(present), tokens.shape[1], device=tokens.device).index_add_(0, owner, tokens)
     means = means / counts[:, None]
-    within = ((tokens - means[owner]).square().sum(dim=1) / counts[owner]).sum() / len(present)
-    between = (means - means.mean(dim=0)).square().sum(dim=1).mean()
-    return within / between.clamp(min=1e-6)
+    squares = torch.zeros_like(counts).index_add_(0, owner, (tokens - means[owner]).square().sum(dim=1))
+    spread = (squares / counts).clamp(min=1e-12).sqrt()
+    distance = (means[:, None] - means[None]).square().sum(dim=2).clamp(min=1e-6).sqrt()
+    ratios = (spread[:, None] + spread[None]) / distance
+    itself = torch.eye(len(present), dtype=torch.bool, device=tokens.device)
+    return ratios.masked_fill(itself, 0.0).max(dim=1).values.mean()

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import timm
 import torch
+from sklearn.metrics import davies_bouldin_score
 
 from conceptatlas.demo.classifiers import Recipe, augment, render, train_classifier
 from conceptatlas.demo.config import SceneConfig
 from conceptatlas.demo.splits import make_split
-from conceptatlas.demo.token_labels import MERGED, THINGS, TokenLabelling, scatter, thing_map, token_labels
+from conceptatlas.demo.token_labels import MERGED, THINGS, TokenLabelling, davies_bouldin, thing_map, token_labels
 
 
 @pytest.fixture
@@ -109,16 +110,35 @@ def test_merged_labels_keep_what_decides_apart_and_take_the_rest_together():
     assert len({by_name[name] for name in deciding}) == len(deciding) == 14
 
 
-def test_scatter_knows_no_scale_and_no_size_of_groups():
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randn(60, 4, generator=generator)
-    labels = torch.eye(3).repeat_interleave(20, 0)
+def three_groups():
+    tokens = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
     tokens[20:40] += 9.0
-    assert scatter(7.0 * tokens, labels) == pytest.approx(float(scatter(tokens, labels)), rel=1e-4)
-    twice = scatter(torch.cat([tokens, tokens[:20]]), torch.cat([labels, labels[:20]]))
-    assert twice == pytest.approx(float(scatter(tokens, labels)), rel=1e-4)
-    tight = tokens.clone()
-    for start in (0, 20, 40):
-        part = tokens[start : start + 20]
-        tight[start : start + 20] = part.mean(0) + 0.1 * (part - part.mean(0))
-    assert scatter(tight, labels) < 0.02 * scatter(tokens, labels)
+    return tokens, torch.eye(3).repeat_interleave(20, 0)
+
+
+def test_the_index_of_davies_and_bouldin_is_scikit_learns():
+    tokens, labels = three_groups()
+    centred = torch.cat([part - part.mean(0) for part in tokens.split(20)])
+    ring = torch.nn.functional.normalize(centred, dim=1) + (tokens - centred)  # all tokens of a label equally far out
+    means = torch.stack([part.mean(0) for part in ring.split(20)])
+    assert float((ring - means.repeat_interleave(20, 0)).norm(dim=1).std()) < 0.2
+    expected = davies_bouldin_score(ring.numpy(), labels.argmax(1).numpy())
+    assert float(davies_bouldin(ring, labels)) == pytest.approx(expected, rel=0.05)
+
+
+def test_the_index_knows_no_scale_and_no_size_of_groups():
+    tokens, labels = three_groups()
+    index = float(davies_bouldin(tokens, labels))
+    assert davies_bouldin(7.0 * tokens, labels) == pytest.approx(index, rel=1e-4)
+    twice = davies_bouldin(torch.cat([tokens, tokens[:20]]), torch.cat([labels, labels[:20]]))
+    assert twice == pytest.approx(index, rel=1e-4)
+
+
+def test_the_index_falls_where_groups_are_tight_and_not_where_a_distant_one_moves_farther():
+    tokens, labels = three_groups()
+    index = float(davies_bouldin(tokens, labels))
+    means = torch.stack([part.mean(0) for part in tokens.split(20)]).repeat_interleave(20, 0)
+    assert float(davies_bouldin(means + 0.1 * (tokens - means), labels)) == pytest.approx(0.1 * index, rel=1e-3)
+    farther = tokens.clone()
+    farther[20:40] += 900.0
+    assert float(davies_bouldin(farther, labels)) > 0.6 * index
