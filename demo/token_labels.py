@@ -154,7 +154,7 @@ class TokenLabelling(nn.Module):
 
 
 def davies_bouldin(tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean over labels of the worst (spread + spread of another label) / distance of their means (Davies, Bouldin 1979).
+    """Mean over labels of the worst (spread + spread of another label) / distance of means (Davies, Bouldin 1979).
 
     Every label that a batch shows counts the same, however small the thing, and each is told from the one nearest to
     it: a ratio of all scatter within labels to all scatter between them would be content with a few that lie far out.
