@@ -106,7 +106,7 @@ def _fingerprint(model: nn.Module) -> int:
 
 def _study(model: nn.Module, input_size: Grid, channels: int, output_fn: OutputFunction | None) -> Anatomy:
     if isinstance(model, Pair):
-        return _pair_anatomy(model, input_size, channels, output_fn)
+        return _whole_anatomy(model, input_size, channels, output_fn)
     try:
         return _traced_anatomy(model, input_size, channels, output_fn)
     except UserError:
@@ -119,7 +119,22 @@ def _study(model: nn.Module, input_size: Grid, channels: int, output_fn: OutputF
                 f"{type(model).__name__} cannot be cut in two ({_first_line(error)}); pass a pair of callables "
                 "(encoder, head) instead of the model"
             ) from error
+        return _whole_anatomy(model, input_size, channels, output_fn)
+
+
+def _whole_anatomy(model: nn.Module, input_size: Grid, channels: int, output_fn: OutputFunction | None) -> Anatomy:
+    """Return the anatomy of a model that is used as a pair of functions."""
+    try:
         return _pair_anatomy(model, input_size, channels, output_fn)
+    except UserError:
+        raise
+    except Exception as error:  # the user's functions may raise anything
+        size = "x".join(map(str, input_size))
+        raise LayerError(
+            f"the encoder and the head of {type(model).__name__} do not make one model on images of {channels} "
+            f"channels and {size} pixels ({_first_line(error)}); the head must take what the encoder returns, both "
+            "must give the same for the same images, and input_size=(height, width) must be what they take"
+        ) from error
 
 
 def _check_output(model: nn.Module, input_size: Grid, channels: int, output_fn: OutputFunction | None) -> None:
@@ -182,7 +197,7 @@ def output_length(output: Any, batch: int) -> int:
     if not isinstance(output, torch.Tensor):
         raise UserError(
             f"the model returns a {type(output).__name__}, not a tensor; say which part to explain, "
-            "for example output_fn=lambda output: output['logits']"
+            "for example output_fn=lambda output: output[0], or wrap the model in one that returns it"
         )
     if output.ndim not in (1, 2) or len(output) != batch:
         raise UserError(
@@ -193,11 +208,11 @@ def output_length(output: Any, batch: int) -> int:
 
 
 def _verify(output: torch.Tensor, expected: torch.Tensor) -> None:
-    """Raise unless the traced graph gives what the model itself gives."""
+    """Raise unless the graph, or the pair, gives what the model itself gives."""
     scale = float(expected.abs().max())
     error = float((output - expected).abs().max())
     if error > _TOLERANCE.get(expected.dtype, 2e-2) * scale:
-        raise RuntimeError(f"the traced graph is off by {error:g} where the output reaches {scale:g}")
+        raise RuntimeError(f"two runs of it differ by {error:g} where the output reaches {scale:g}")
 
 
 def _is_out_of_order(group: Group, changes: dict[fx.Node, torch.Tensor]) -> bool:

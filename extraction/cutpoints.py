@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from conceptatlas.extraction.anatomy import Anatomy, anatomy
-from conceptatlas.extraction.errors import LayerError
+from conceptatlas.extraction.errors import LayerError, UserError
 from conceptatlas.extraction.points import CutPoint
 from conceptatlas.extraction.tracing import OutputFunction
 
@@ -56,6 +56,11 @@ def as_model(model: nn.Module | str, *, pretrained: bool | None = None) -> nn.Mo
         from conceptatlas.extraction.models import load_model
 
         return load_model(model, pretrained=pretrained)
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"model must be a torch module, the name of one, or a pair of callables (encoder, head), not "
+            f"{type(model).__name__}."
+        )
     for wrapper in ("_orig_mod", "module"):
         inner = getattr(model, wrapper, None)
         if isinstance(inner, nn.Module) and len(list(model.children())) == 1 and _is_wrapper(model):
@@ -83,7 +88,7 @@ def find_cut_point(layer: str | CutPoint, found: Anatomy, model: nn.Module) -> C
 
 
 def _reason(name: str, found: Anatomy, model: nn.Module) -> str:
-    if name not in dict(model.named_modules()):
+    if not name or name not in dict(model.named_modules()):
         return f"the model has no layer {name!r}"
     count = found.trace.calls.get(name, 0) if found.trace is not None else None
     if count == 0:

@@ -13,6 +13,7 @@ from torch import nn
 
 from conceptatlas.extraction.checkpoints import load_weights, read_checkpoint
 from conceptatlas.extraction.errors import CheckpointError, UserError
+from conceptatlas.extraction.tracing import logits_in
 
 logger = logging.getLogger(__name__)
 
@@ -274,17 +275,8 @@ def tensor_of(output: object, *, output_fn: Any = None) -> torch.Tensor:
 
 
 def _logits_in(output: object) -> object:
-    if isinstance(output, torch.Tensor):
-        return output
-    if isinstance(output, (tuple, list)) and not hasattr(output, "logits"):
-        return output[0] if output else None
-    logits = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
-    if logits is not None:
-        return logits
-    tensors = (
-        [value for value in output.values() if isinstance(value, torch.Tensor)] if isinstance(output, dict) else []
-    )
-    return tensors[0] if len(tensors) == 1 else None
+    found = logits_in(output)
+    return found[0] if isinstance(found, (tuple, list)) and found else found
 
 
 def _describe(output: object) -> str:

@@ -45,8 +45,7 @@ def head_of(root: Root, parts: Sequence[tuple[int, ...]]) -> Stretch:
     model: Any = root.model
 
     def head(value: torch.Tensor) -> Any:
-        output = model.forward_head(unpacked(value, parts) if parts else value)
-        return output if root.output_fn is None else root.output_fn(output)
+        return root.logits_of(model.forward_head(unpacked(value, parts) if parts else value))
 
     return head
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,9 +29,29 @@ class Root(nn.Module):
         self.output_fn = output_fn
 
     def forward(self, images: torch.Tensor) -> Any:
-        """Return what the model returns for ``images`` (B, C, H, W), through ``output_fn`` where there is one."""
-        output = self.model(images)
-        return output if self.output_fn is None else self.output_fn(output)
+        """Return the logits in what the model returns for ``images`` (B, C, H, W)."""
+        return self.logits_of(self.model(images))
+
+    def logits_of(self, output: Any) -> Any:
+        """Return what ``output_fn`` takes out of an output; where there is none, what `logits_in` does."""
+        return logits_in(output) if self.output_fn is None else self.output_fn(output)
+
+
+def logits_in(output: Any) -> Any:
+    """Return what is named ``logits`` in an output, or the one tensor that it holds; else the output itself.
+
+    >>> logits_in({"logits": torch.zeros(2, 5), "hidden": torch.zeros(2, 9)}).shape
+    torch.Size([2, 5])
+    """
+    known = (torch.Tensor, fx.Proxy)
+    if isinstance(output, known):
+        return output
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if named is not None:
+        return named
+    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
+    tensors = [value for value in values if isinstance(value, known)]
+    return tensors[0] if len(tensors) == 1 else output
 
 
 @contextmanager
@@ -181,6 +201,8 @@ def trace(model: nn.Module, output_fn: OutputFunction | None = None) -> Trace:
     >>> [found.names[node] for node in found.nodes if node.op == "call_module"]
     [('0',), ('1',)]
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("it is TorchScript: its forward is no longer Python")
     root = Root(model, output_fn)
     own = set(vars(root))
     tracer = PathTracer()

@@ -1,6 +1,7 @@
 """Split models: two exact halves, gradients through layers, and a user's model left as it was."""
 
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import pytest
 import timm
@@ -151,17 +152,59 @@ def test_a_head_that_weighs_positions_is_not_affine_in_their_mean():
     assert not split(Weighing(), "conv", input_size=(4, 4)).head_is_affine
 
 
-def test_fault_43_a_dict_needs_an_output_function_and_names_its_type():
-    class Dict(nn.Sequential):
-        def forward(self, x):
-            return {"logits": super().forward(x), "loss": None}
+class Wrapped(nn.Sequential):
+    """A small classifier that returns its logits inside something else."""
 
-    model = Dict(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
-    with pytest.raises(UserError, match="returns a dict.*output_fn"):
-        split(model, "0", input_size=(8, 8))
-    halves = split(model, "0", input_size=(8, 8), output_fn=lambda output: output["logits"])
+    def __init__(self, wrap):
+        super().__init__(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        self.wrap = wrap
+
+    def forward(self, x):
+        return self.wrap(super().forward(x))
+
+
+@dataclass
+class Answer:
+    logits: torch.Tensor
+    hidden: tuple
+
+
+@pytest.mark.parametrize(
+    ("wrap", "take"),
+    [
+        (lambda y: {"logits": y, "hidden": y.sum()}, lambda out: out["logits"]),
+        (lambda y: {"out": y, "aux": None}, lambda out: out["out"]),
+        (lambda y: OrderedDict(scores=y), lambda out: out["scores"]),
+        (lambda y: Answer(logits=y, hidden=(y, y)), lambda out: out.logits),
+        (lambda y: (y,), lambda out: out[0]),
+    ],
+    ids=["logits", "the only tensor", "one", "attribute", "tuple of one"],
+)
+def test_fault_43_logits_that_can_be_meant_alone_are_taken(wrap, take):
+    model = Wrapped(wrap).eval()
+    halves = split(model, "0", input_size=(8, 8))
     images = noise(halves)
-    assert torch.equal(halves.head(halves.encode(images)), model(images)["logits"])
+    assert torch.equal(halves.head(halves.encode(images)), take(model(images)))
+    assert halves.head_is_affine
+
+
+@pytest.mark.parametrize(
+    ("wrap", "kind"), [(lambda y: {"a": y, "b": 2 * y}, "dict"), (lambda y: (y, 2 * y), "tuple"), (str, "str")]
+)
+def test_fault_43_an_output_that_leaves_a_choice_needs_an_output_function_and_is_named(wrap, kind):
+    model = Wrapped(wrap).eval()
+    with pytest.raises(UserError, match=f"returns a {kind}.*output_fn"):
+        split(model, "0", input_size=(8, 8))
+    if kind != "str":
+        halves = split(
+            model,
+            "0",
+            input_size=(8, 8),
+            output_fn=lambda output: list(dict(output).values())[1] if isinstance(output, dict) else output[1],
+        )
+        images = noise(halves)
+        wanted = model(images)
+        assert torch.equal(halves.head(halves.encode(images)), wanted["b"] if kind == "dict" else wanted[1])
 
 
 def test_fault_43_a_model_output_and_a_tuple_pass_through_an_output_function():
@@ -182,8 +225,37 @@ def test_fault_43_a_model_output_and_a_tuple_pass_through_an_output_function():
     halves = split(model, "embed", input_size=(8, 8), output_fn=lambda output: output.logits)
     images = noise(halves)
     assert torch.equal(halves.head(halves.encode(images)), model(images).logits)
-    with pytest.raises(UserError, match="ModelOutput"):
-        split(model, "embed", input_size=(8, 8))
+    assert torch.equal(split(model, "embed", input_size=(8, 8)).head(halves.encode(images)), model(images).logits)
+
+
+@pytest.mark.parametrize("model", [None, 3, lambda images: images], ids=["none", "number", "function"])
+def test_what_is_no_model_is_refused_by_its_type(model):
+    with pytest.raises(UserError, match=f"a pair of callables .*not {type(model).__name__}"):
+        split(model, input_size=(8, 8))
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (nn.Conv2d(3, 4, 1), nn.Linear(7, 2)),
+        (nn.Conv2d(3, 4, 9), nn.Flatten()),
+        (lambda images: images + torch.rand_like(images), lambda value: value.mean((2, 3))),
+    ],
+    ids=["head", "encoder", "random"],
+)
+def test_pair_that_does_not_fit_together_is_refused(pair):
+    with pytest.raises(LayerError, match="do not make one model on images of 3 channels and 8x8 pixels"):
+        split(pair, input_size=(8, 8))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_torchscript_is_refused_and_left_as_it_was():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    compiled = torch.jit.trace(model, torch.zeros(1, 3, 8, 8))
+    with pytest.raises(LayerError, match="TorchScript.*pass a pair"):
+        split(compiled, input_size=(8, 8))
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.equal(compiled(images), model(images))
 
 
 def test_fault_44_a_single_logit_and_an_embedding_are_outputs():
