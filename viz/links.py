@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from conceptatlas.viz.tables import known_numbers, numbers_of
-from conceptatlas.viz.text import href, slug
+from conceptatlas.viz.text import href, slug, visible
 
 if TYPE_CHECKING:
     from conceptatlas.audit import Atlas, ClassAtlas
@@ -60,6 +60,11 @@ class ClassLink:
     def page(self) -> str:
         """Link to the class's page from the site's root."""
         return href("classes", f"{self.slug}.html")
+
+    @property
+    def shown(self) -> str:
+        """The name as a reader sees it, never empty: a link needs a text."""
+        return visible(self.name).strip() or f"class {self.index}"
 
 
 def class_links(atlas: Atlas) -> list[ClassLink]:

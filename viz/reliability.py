@@ -37,7 +37,8 @@ def prevalence_reliability(class_atlas: ClassAtlas) -> go.Figure:
     import plotly.graph_objects as go
 
     labels, styles = concept_labels(class_atlas), class_styles(class_atlas)
-    importance = dict(zip(class_atlas.concepts["concept"], class_atlas.concepts["importance"].abs(), strict=True))
+    weights = np.nan_to_num(np.abs(numbers_of(class_atlas.concepts, "importance")))
+    importance = dict(zip(class_atlas.concepts["concept"], weights, strict=True))
     labelled = rows_of(class_atlas.strategies, np.isfinite(numbers_of(class_atlas.strategies, "reliability")))
     widest = max((float(row["prevalence"]) for row in labelled), default=1.0)
     sides = _label_sides([row for row in labelled if int(row["concept"]) in styles], labels, widest)
@@ -77,7 +78,8 @@ def _label_sides(rows: list[dict[str, Any]], labels: Mapping[int, str], widest: 
             "bottom center": (x - width / 2, y - 26, x + width / 2, y - 12),
             "top center": (x - width / 2, y + 12, x + width / 2, y + 26),
         }
-        box = least_covered(list(boxes.values()), taken)
+        inwards = sorted(boxes, key=lambda side: (side == "middle left") != (x > 180))  # a narrow figure cuts less
+        box = least_covered([boxes[side] for side in inwards], taken)
         sides[concept] = next(side for side, found in boxes.items() if found == box)
         taken.append(box)
     return sides

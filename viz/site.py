@@ -195,7 +195,7 @@ class SiteBuilder:
         return lambda path: Markup('src="{}"').format(root + path)
 
     def _nav(self) -> list[dict[str, str]]:
-        items = [("Classes", "index.html"), ("Shortcuts", "shortcuts.html"), ("Error groups", "slices.html")]
+        items = [("Classes", "index.html"), ("Shortcuts", "shortcuts.html"), ("Errors", "slices.html")]
         items += [("Comparison", "comparison.html")] if self._versus is not None else []
         items += [("Skipped", "skipped.html"), ("Methods", "methods.html")]
         return [{"name": name, "href": href} for name, href in items]
@@ -216,7 +216,7 @@ class SiteBuilder:
             "suspects": [f for f in self.found if f.class_name == link.name and f.grade in SUSPECT_GRADES],
         }
         context |= {f"{kind}_path": sheet_path(link, kind) for kind in ("crops", "views", "heats", "parts")}
-        return Page(f"classes/{link.slug}.html", "class.html", link.name, context, data)
+        return Page(f"classes/{link.slug}.html", "class.html", link.shown, context, data)
 
 
 def sheet_path(link: ClassLink, kind: str) -> str:

@@ -109,3 +109,9 @@ def test_classes_without_concepts_are_grouped_by_the_reason() -> None:
     ]
     frame = pd.DataFrame(rows, columns=["name", "n_images", "reason"]).assign(fitted=False)
     assert [group.classes for group in left_out(frame)] == [(("fly", 6), ("tick", 1)), (("ant", 40),)]
+
+
+def test_a_class_without_a_visible_name_still_has_a_text_to_choose(atlas: Atlas) -> None:
+    link = replace(class_links(atlas)[1], name=" \u200b\u202e")
+    assert link.shown == f"class {link.index}"
+    assert replace(link, name="bee").shown == "bee"

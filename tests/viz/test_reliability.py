@@ -34,3 +34,9 @@ def test_labels_of_strategies_that_lie_close_stand_on_different_sides() -> None:
     close = example.strategies.assign(prevalence=[0.50, 0.46, 0.42, 0.40], reliability=1.0)
     sides = [trace.textposition for trace in prevalence_reliability(replace(example, strategies=close)).data]
     assert len(set(sides)) >= 3
+
+
+def test_an_importance_that_is_not_known_still_gives_a_marker() -> None:
+    example = example_class()
+    unknown = replace(example, concepts=example.concepts.assign(importance=np.nan))
+    assert all(trace.marker.size > 0 for trace in prevalence_reliability(unknown).data)
