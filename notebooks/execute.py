@@ -19,8 +19,8 @@ def execute(path: Path) -> None:
         cell["id"] = f"cell-{number}"  # the same on every run
         cell.metadata.pop("execution", None)  # times of the day
         for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):
-                output["data"].pop("image/jpeg", None)  # one encoding is enough
+            if "image/jpeg" in output.get("data", {}):
+                output["data"].pop("image/png", None)  # one encoding is enough: the smaller one
     nbformat.write(notebook, path)
 
 
