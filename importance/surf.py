@@ -20,9 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from conceptatlas.importance.contributions import slope
-from conceptatlas.importance.faithfulness import N_SHUFFLES, Faithfulness, FaithfulnessRow, random_directions, summarise
+from conceptatlas.importance.faithfulness import Faithfulness, FaithfulnessRow, random_directions, summarise
 from conceptatlas.importance.recomposition import Decomposition
 from conceptatlas.importance.targets import logit
+
+_N_DRAWS = 12
+"""Draws that each of the two rows of chance averages."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ def surf(
     Surf
         With the rows for shuffled importances, and for random directions that bear shuffled importances: nothing of the
         explanation is left there. Random directions with effects of their own are no floor: a network's output
-        is linear in many of its activations, and enough directions of any kind rebuild it.
+        is linear in many of its activations, and enough directions of any kind rebuild it. Their coefficients are
+        brought to the size of the concepts', or saying next to nothing would count as being nearly right.
 
     Raises
     ------
@@ -87,10 +91,13 @@ def surf(
     given = {index: heads[index].effects(W) for index, W in directions.items()}
     for index, values in (effects or {}).items():
         given[index] = _checked(values, given[index])
-    real = _surrogate(positions, directions, given, heads)
-    rng = np.random.default_rng(seed)
-    shuffled = [_surrogate(positions, directions, _shuffled(given, rng), heads) for _ in range(N_SHUFFLES)]
-    nothing = [_surrogate(positions, _others(directions, rng), _shuffled(given, rng), heads) for _ in range(N_SHUFFLES)]
+    amounts = _amounts(positions, directions)
+    real, rng = _surrogate(amounts, given, heads), np.random.default_rng(seed)
+    shuffled = [_surrogate(amounts, _shuffled(given, rng), heads) for _ in range(_N_DRAWS)]
+    nothing = [
+        _surrogate(_alike(_amounts(positions, _others(directions, rng)), amounts), _shuffled(given, rng), heads)
+        for _ in range(_N_DRAWS)
+    ]
     with torch.no_grad():
         truth = split_model.head(features)[:, list(directions)].double().cpu().numpy()
     return Surf(
@@ -120,15 +127,23 @@ def _linearised(split_model: Any, features: Any, index: int) -> _Linearised:
     return _Linearised(float(constant.mean()), gradient.mean(dim=(0, 1)))
 
 
-def _surrogate(
-    positions: Tensor, directions: dict[int, Tensor], effects: dict[int, Tensor], heads: dict[int, _Linearised]
-) -> NDArray[np.float64]:
-    """Return the surrogate's logits, ``(B, classes)``."""
+def _amounts(positions: Tensor, directions: dict[int, Tensor]) -> dict[int, Tensor]:
+    """Return the coefficients of each class's concepts summed over the positions, ``(B, k_c)``."""
     from conceptatlas.concepts.nnls import nnls
 
-    columns = [
-        (nnls(positions, W).sum(dim=1) @ effects[index]) + heads[index].constant for index, W in directions.items()
-    ]
+    return {index: nnls(positions, W).sum(dim=1) for index, W in directions.items()}
+
+
+def _alike(amounts: dict[int, Tensor], like: dict[int, Tensor]) -> dict[int, Tensor]:
+    """Return amounts scaled, class by class, to the size of others."""
+    return {index: found * (like[index].norm() / found.norm().clamp(min=1e-12)) for index, found in amounts.items()}
+
+
+def _surrogate(
+    amounts: dict[int, Tensor], effects: dict[int, Tensor], heads: dict[int, _Linearised]
+) -> NDArray[np.float64]:
+    """Return the surrogate's logits, ``(B, classes)``."""
+    columns = [found @ effects[index] + heads[index].constant for index, found in amounts.items()]
     return torch.stack(columns, dim=1).double().cpu().numpy()
 
 

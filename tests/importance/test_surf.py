@@ -20,15 +20,13 @@ def test_perfect_concepts_and_effects_rebuild_every_logit(exact):
     assert found.emd.score < 1e-3
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(8))
 def test_perfect_beats_random_importance_beats_random_concepts(make_planted, seed):
     planted = make_planted(residual=0.0, n_images=20, seed=seed)
     found = surf(planted.split_model, planted.features, dict.fromkeys(range(5), planted.W), seed=seed)
     for metric in (found.mae, found.emd):
         assert not metric.higher_is_better
-        assert metric.concepts.score < metric.random_importance.score
-        assert metric.concepts.score < metric.random_concepts.score
-    assert found.emd.random_importance.score < found.emd.random_concepts.score
+        assert metric.concepts.score < metric.random_importance.score < metric.random_concepts.score
 
 
 def test_shuffled_effects_change_both_errors(exact):
