@@ -164,7 +164,7 @@ class ConceptBank:
         UserError
             Where an id is unknown, or no concept would be left.
         """
-        gone = sorted({concepts} if isinstance(concepts, int) else set(concepts))
+        gone = sorted({concepts} if isinstance(concepts, (int, np.integer)) else set(concepts))
         rows = [self.index(concept) for concept in gone]
         keep = [i for i in range(len(self)) if i not in rows]
         if not keep:
@@ -190,7 +190,7 @@ class ConceptBank:
         Raises
         ------
         UserError
-            Where fewer than two ids are given, one is unknown, or the weights do not fit.
+            Where fewer than two ids are given, one is unknown, the weights do not fit, or the directions cancel out.
 
         Notes
         -----
@@ -206,7 +206,10 @@ class ConceptBank:
         rest, at = self._kept(keep, dict.fromkeys(ids[1:], ids[0])), keep.index(rows[0])
         records, directions = list(rest.concepts), rest.directions.copy()
         records[at] = merged_record(parts, check_text(title, "title", 200))
-        directions[at] = unit_rows(share @ self.directions[rows])
+        together = share @ self.directions[rows]
+        if np.linalg.norm(together) <= 1e-6 * np.linalg.norm(self.directions[rows]):
+            raise UserError(f"Concepts {ids} point opposite ways and cancel out: they cannot be one concept.")
+        directions[at] = unit_rows(together)
         embeddings = None
         if self.embeddings is not None:
             embeddings = self.embeddings[keep]

@@ -86,10 +86,15 @@ def check_rows(rows: Rows, *, nonnegative: bool) -> float:
             "use SemiNMF for signed layers, or make_factorizer('auto', signed=True)."
         )
     if total == 0.0:
-        raise UserError(
-            f"All {n} x {p} activations are zero: this is a dead layer; choose another layer or other images."
-        )
+        _explain_zero(rows)
     return total / (n * p)
+
+
+def _explain_zero(rows: Rows) -> None:
+    n, p = rows.shape
+    if any(bool((block != 0).any()) for _, _, block in rows.blocks()):
+        raise UserError("Activations are so small that their squares vanish (0): rescale them or use float64.")
+    raise UserError(f"All {n} x {p} activations are zero: this is a dead layer; choose another layer or other images.")
 
 
 def _explain_not_finite(block: torch.Tensor, start: int) -> None:

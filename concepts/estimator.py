@@ -110,7 +110,7 @@ class Factorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         """Check the shape of A and whether it is finite; arrays and lists go through scikit-learn's own checks."""
         if isinstance(A, torch.Tensor) or is_store(A):
             self._check_features(A, reset=reset)
-            return A
+            return A if is_store(A) or A.is_floating_point() else A.float()
         accepted = [np.float64, np.float32]
         checked: Any = validate_data(self, A, reset=reset, dtype=accepted, ensure_all_finite=reset is False)
         return checked.astype(np.float32) if getattr(A, "dtype", None) == np.float16 else checked

@@ -24,26 +24,30 @@ _MAX_ROUNDS = 300
 def nnls(A: Any, W: Any) -> Any:
     """Return the exact non-negative least squares coefficients U (n, k) of A (n, p) on W (k, p).
 
-    Arrays give an array, tensors a tensor on their device; the dtype is A's. For tensors the result is differentiable
-    in A (not in W) by the closed form on the active set. Leading dimensions are kept: (..., p) gives (..., k).
+    Arrays give an array, tensors a tensor on their device; the dtype is A's where it is a floating one. For tensors the
+    result is differentiable in A (not in W) by the closed form on the active set. Leading dimensions are kept: (..., p)
+    gives (..., k).
 
     Raises
     ------
     UserError
-        If the numbers of features differ or A holds NaN or infinity.
+        If the numbers of features differ, there are no components, or A or W holds NaN or infinity.
 
     Examples
     --------
     >>> nnls(np.array([[3.0, -1.0]]), np.array([[1.0, 0.0], [0.0, 1.0]]))
     array([[3., 0.]])
     """
-    if A.shape[-1] != W.shape[-1] or W.ndim != 2:
+    A, W = (x if isinstance(x, torch.Tensor) else np.asarray(x) for x in (A, W))
+    if A.ndim < 1 or W.ndim != 2 or A.shape[-1] != W.shape[-1]:
         raise UserError(f"A of shape {tuple(A.shape)} and W of shape {tuple(W.shape)} must share their last dimension.")
+    if len(W) == 0:
+        raise UserError("W holds no components: give at least one direction.")
     if isinstance(A, torch.Tensor):
+        A = A if A.is_floating_point() else A.float()
         components = as_tensor(W).to(A.device)
         flat: Any = _ExactCoefficients.apply(A.reshape(-1, A.shape[-1]), components)
         return flat.reshape(*A.shape[:-1], len(components))
-    A = np.asarray(A)
     U = _solve(as_tensor(A.reshape(-1, A.shape[-1])), as_tensor(W)).numpy()
     dtype = A.dtype if A.dtype.kind == "f" else np.float64
     return U.astype(dtype, copy=False).reshape(*A.shape[:-1], len(W))
@@ -96,7 +100,9 @@ def _solve(A: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
     for start in range(0, len(A), size):
         B = _wide(A[start : start + size]) @ wide.T
         if not bool(torch.isfinite(B).all()):
-            raise UserError("Activations contain NaN or infinity: leave these images out before taking coefficients.")
+            raise UserError(
+                "Activations (or W) contain NaN or infinity: leave these images out before taking coefficients."
+            )
         U[start : start + size] = _solve_block(G, B)
     return U
 

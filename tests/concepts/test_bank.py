@@ -87,6 +87,18 @@ def test_merge_refuses_weights_that_do_not_fit(bank, weights):
         bank.merge([0, 1], weights=weights)
 
 
+def test_concepts_that_point_opposite_ways_are_not_merged_into_nothing():
+    opposite = ConceptBank(np.array([[1.0, 0.0], [-1.0, 0.0]], np.float32), "layer4", "zebra", 340)
+    with pytest.raises(UserError, match="cancel out"):
+        opposite.merge([0, 1])
+
+
+def test_an_id_may_be_a_numpy_integer(bank, tmp_path):
+    edited = bank.drop(np.int64(1)).rename(np.int64(2), "mane")
+    edited.save(tmp_path)
+    assert ConceptBank.load(tmp_path).labels == ["stripes", "mane", "concept 3"]
+
+
 def test_merge_of_one_concept_is_refused(bank):
     with pytest.raises(UserError, match="two or more"):
         bank.merge([1, 1])

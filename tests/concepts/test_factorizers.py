@@ -87,6 +87,20 @@ def test_fault_40_an_all_zero_layer_is_called_dead(name):
         _fitted(name, np.zeros((20, 6), np.float32))
 
 
+def test_activations_whose_squares_vanish_are_not_called_dead():
+    with pytest.raises(UserError, match="so small"):
+        _fitted("nmf", _matrix() * np.float32(1e-30))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_whole_numbers_in_a_tensor_give_the_coefficients_of_their_floats(name):
+    counts = torch.from_numpy(np.round(10 * _matrix())).long()
+    model = _fitted(name, counts)
+    U = model.transform(counts)
+    assert U.dtype == torch.float32
+    assert torch.equal(U, model.transform(counts.float()))
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_fault_41_more_concepts_than_rows_or_features_is_refused(name):
     for A in (_matrix(n=3), _matrix(p=3)):

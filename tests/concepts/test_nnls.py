@@ -91,7 +91,15 @@ def test_no_rows_give_no_coefficients():
     assert nnls(np.zeros((0, 3)), np.eye(3)).shape == (0, 3)
 
 
+def test_whole_numbers_and_lists_are_taken_as_floats():
+    counts = torch.tensor([[3, 1], [0, 5]])
+    assert torch.equal(nnls(counts, 2 * torch.eye(2)), counts / 2)
+    assert nnls([[3, 1]], [[2, 0], [0, 2]]).tolist() == [[1.5, 0.5]]
+
+
 def test_wrong_shapes_and_nan_are_named():
+    with pytest.raises(UserError, match="no components"):
+        nnls(np.zeros((2, 3)), np.zeros((0, 3)))
     with pytest.raises(UserError, match="share their last dimension"):
         nnls(np.zeros((2, 3)), np.zeros((2, 4)))
     with pytest.raises(UserError, match="NaN"):
