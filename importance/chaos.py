@@ -8,7 +8,7 @@ On independent masks m, uniform on [0, 1], a function is expanded in products of
 All terms up to total degree two, and those of single concepts up to degree four, are fitted by ridge regression to the
 values and the mask gradients. Squares of shrunken coefficients would be too small, so each counts with its uncertainty.
 What the fit leaves of the values is the variance of effects of higher order; they are shared out as what it leaves of
-the gradients says, three concepts to an effect, and half of them widens the interval.
+the gradients says, three concepts to an effect. What is so added to the squares widens the interval by as much.
 """
 
 from __future__ import annotations
@@ -242,8 +242,12 @@ class _Fit:
         return _ratio(self.beyond.sum(axis=0) / _CONCEPTS_PER_EFFECT, self.variance(self.coefficients))
 
     def doubt(self) -> Values:
-        """Return half of the effects of higher order, as part of the variance, ``(k, B)``."""
-        return _ratio(self.beyond, self.variance(self.coefficients)) / 2
+        """Return what was added to the squares by expectation alone, as part of the variance, ``(k, B)``.
+
+        The uncertainty of the terms and the effects of higher order: a concept may have none of either.
+        """
+        added = np.stack([self.uncertainty[where].sum(axis=0) for where in self.rows.where]) + self.beyond
+        return _ratio(added, self.variance(self.coefficients))
 
 
 def _ratio(part: Values, whole: Values) -> Values:

@@ -129,6 +129,29 @@ def test_the_interval_covers_nine_times_in_ten_where_concepts_interact(method):
     assert np.mean(inside) >= 0.9
 
 
+@pytest.mark.parametrize("kind", ["kinks", "sines"])
+def test_the_interval_covers_concepts_that_do_little_among_many(kind):
+    """Additive functions that no quadratic fits: what the fit cannot tell must not become a floor under every index."""
+    inside = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        size, place = rng.normal(size=16), rng.uniform(0.2, 0.8, size=16)
+        if kind == "kinks":
+            left = 1 - place
+            variance = size**2 * (left**3 / 3 - left**4 / 4)
+            one = lambda m, at: torch.relu(m - at)  # noqa: E731
+        else:
+            place = 2 + 6 * place
+            mean = (1 - np.cos(place)) / place
+            variance = size**2 * (0.5 - np.sin(2 * place) / (4 * place) - mean**2)
+            one = lambda m, at: torch.sin(at * m)  # noqa: E731
+        c, at = torch.as_tensor(size), torch.as_tensor(place)
+        found = total_sobol(lambda m, one=one, c=c, at=at: one(torch.as_tensor(m).double(), at) @ c, 16, method="chaos")
+        truth = variance / variance.sum()
+        inside.append((found.low <= truth) & (truth <= found.high))
+    assert np.mean(inside) >= 0.9
+
+
 def test_interactions_make_the_indices_sum_to_more_than_one():
     function, truth = product_of(6, np.full(6, 0.9))
     assert truth.sum() > 1.2
