@@ -228,6 +228,21 @@ def test_hovering_a_point_shows_its_thumbnail_and_a_click_explains_it(site: Path
     assert sum(values[:-1]) == pytest.approx(values[-1], abs=0.06)
 
 
+def test_the_images_stand_in_the_places_of_their_points_on_request(site: Path, visit: Visit) -> None:
+    page = visit.go(class_page(site))
+    drawn(page)
+    assert page.locator(".thumbs").count() == 0
+    page.locator("[data-thumbs]").click()
+    middle = "e => { const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; }"
+    thumbs = [cell.evaluate(middle) for cell in page.locator(".thumbs .cell").all()]
+    points = [point.evaluate(middle) for point in page.locator(".plot[data-figure=graph] .point").all()]
+    assert 0 < len(thumbs) <= len(points)
+    for x, y in thumbs:
+        assert min(abs(x - a) + abs(y - b) for a, b in points) < 3
+    page.locator("[data-thumbs]").click()
+    assert page.locator(".thumbs").count() == 0
+
+
 def test_what_would_change_the_decision_is_marked_in_the_panel(site: Path, visit: Visit) -> None:
     page = visit.go(class_page(site), "#image-1")
     page.wait_for_selector("dialog[open] .fall li.gone")
@@ -336,6 +351,21 @@ def test_the_reader_chooses_light_or_dark_for_all_pages(site: Path, visit: Visit
     assert before != after
     page.goto((site / "methods.html").as_uri())
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == after
+
+
+@pytest.mark.parametrize("chosen", [None, "dark"])
+def test_paper_is_white_and_its_ink_black_in_the_dark_too(site: Path, browser: Any, chosen: str | None) -> None:
+    context = browser.new_context(color_scheme="dark")
+    page = context.new_page()
+    page.goto(class_page(site).as_uri())
+    drawn(page)
+    page.evaluate("theme => { if (theme) document.documentElement.dataset.theme = theme; }", chosen)
+    page.emulate_media(media="print")
+    colour = "([css, name]) => getComputedStyle(document.querySelector(css))[name]"
+    assert page.evaluate(colour, ["body", "backgroundColor"]) == "rgb(255, 255, 255)"
+    assert page.evaluate(colour, ["body", "color"]) == "rgb(0, 0, 0)"
+    assert page.evaluate(colour, [".plot text", "fill"]) == "rgb(0, 0, 0)"
+    context.close()
 
 
 def test_pictures_are_loaded_only_when_they_come_near(site: Path, visit: Visit) -> None:

@@ -236,7 +236,7 @@
         watch.disconnect();
         needPlotly(function () {
           draw(plot);
-          if (node.dataset.figure === "graph") listenToPoints(node, data);
+          if (node.dataset.figure === "graph") { listenToPoints(node, data); setUpThumbs(node, data, figure); }
           else node.on("plotly_click", function (event) {
             var card = document.getElementById("concept-" + event.points[0].customdata);
             if (card) card.scrollIntoView();
@@ -254,6 +254,45 @@
     });
     node.on("plotly_unhover", hideTip);
     node.on("plotly_click", function (event) { hideTip(); openPanel(data, event.points[0].customdata); });
+  }
+
+  /* The images themselves in the places of their points, on request; the points below go on answering. */
+  function setUpThumbs(node, data, figure) {
+    var button = $("[data-thumbs]", node.parentNode), layer = null, placed = [];
+    if (!button || !data.sheets || !data.sheets.views) return;
+    function build() {
+      layer = el("div", { "class": "thumbs", "aria-hidden": "true" });
+      figure.data.forEach(function (trace) {
+        (trace.customdata || []).forEach(function (row, i) {
+          var picture = cell(data, "views", data.images.view[row], "");
+          if (!picture) return;
+          picture.style.setProperty("--edge", trace.marker.color);
+          if (data.images.correct[row] === 0) picture.classList.add("wrong");
+          placed.push({ x: trace.x[i], y: trace.y[i], node: picture });
+          layer.append(picture);
+        });
+      });
+    }
+    function place() {
+      var full = node._fullLayout;
+      if (!full || !layer || !layer.isConnected) return;
+      layer.style.width = node.clientWidth + "px";
+      layer.style.height = node.clientHeight + "px";
+      placed.forEach(function (p) {
+        p.node.style.left = full.xaxis._offset + full.xaxis.l2p(p.x) + "px";
+        p.node.style.top = full.yaxis._offset + full.yaxis.l2p(p.y) + "px";
+      });
+    }
+    button.hidden = false;
+    button.addEventListener("click", function () {
+      var on = button.getAttribute("aria-pressed") !== "true";
+      button.setAttribute("aria-pressed", String(on));
+      button.textContent = on ? "Show the points" : "Show the images";
+      if (!layer) build();
+      if (on) { node.after(layer); place(); } else layer.remove();
+    });
+    node.on("plotly_afterplot", place);
+    node.on("plotly_relayouting", place);
   }
 
   /* Pictures out of the sheets. */
