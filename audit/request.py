@@ -25,6 +25,7 @@ from conceptatlas.concepts import (
     OpenClipEncoder,
     TextImageEncoder,
     WeightsUnreachable,
+    check_encoder,
     load_vocabulary,
 )
 from conceptatlas.extraction import (
@@ -176,8 +177,10 @@ def _check_not_empty(source: Any, images: Any) -> None:
 
 def _encoder(encoder: TextImageEncoder | str | None, device: str) -> TextImageEncoder | None:
     """Return the encoder; None where its weights did not come over the network, so that the audit goes on unnamed."""
+    if encoder is None:
+        return None
     if not isinstance(encoder, str):
-        return encoder
+        return check_encoder(encoder)
     try:
         return OpenClipEncoder(encoder, device=device)
     except WeightsUnreachable as error:

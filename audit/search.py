@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from conceptatlas.concepts import OpenClipEncoder, TextImageEncoder, embed_words
+from conceptatlas.concepts import OpenClipEncoder, TextImageEncoder, check_encoder, embed_words
 from conceptatlas.extraction.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _encoder(atlas: Atlas, given: TextImageEncoder | str | None) -> TextImageEnc
     if given is None and source is None:
         raise UserError(f"give the encoder of the audit ({used}) with encoder=")
     chosen = given if given is not None else str(source)
-    encoder = OpenClipEncoder(chosen) if isinstance(chosen, str) else chosen
+    encoder = OpenClipEncoder(chosen) if isinstance(chosen, str) else check_encoder(chosen)
     if encoder.id != used:
         raise UserError(f"the concepts were embedded by {used}, and {encoder.id} has another space; give that encoder")
     return encoder

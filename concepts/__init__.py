@@ -3,7 +3,7 @@
 from conceptatlas.concepts.bank import ConceptBank
 from conceptatlas.concepts.baselines import PCA, KMeans, RandomDirections
 from conceptatlas.concepts.embeddings import CachedEncoder
-from conceptatlas.concepts.encoders import OpenClipEncoder, TextImageEncoder, embed_words
+from conceptatlas.concepts.encoders import OpenClipEncoder, TextImageEncoder, check_encoder, embed_words
 from conceptatlas.concepts.factorizers import FACTORIZERS, make_factorizer
 from conceptatlas.concepts.names import Name
 from conceptatlas.concepts.naming import name_concepts
@@ -58,6 +58,7 @@ __all__ = [
     "TopKSAE",
     "Vocabulary",
     "WeightsUnreachable",
+    "check_encoder",
     "choose_n_components",
     "coherence",
     "coherence_against_chance",

@@ -25,6 +25,7 @@ TEMPLATES: tuple[str, ...] = (
     "{}",
 )
 """The sentences that a word is embedded in; its embedding is their mean."""
+_PARTS = ("id", "dim", "encode_images", "encode_texts")
 
 
 @runtime_checkable
@@ -150,6 +151,31 @@ class OpenClipEncoder:
             torch.cuda.empty_cache()
         half = (len(items) + 1) // 2
         return np.concatenate([self._batch(items[:half], encode), self._batch(items[half:], encode)])
+
+
+def check_encoder(encoder: Any) -> TextImageEncoder:
+    """`encoder`, where it is one.
+
+    Raises
+    ------
+    UserError
+        Where it lacks what a text-image encoder has; the message says what.
+
+    Examples
+    --------
+    >>> check_encoder(42)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    conceptatlas.extraction.errors.UserError: A text-image encoder has id, dim, encode_images and encode_texts, ...
+    """
+    missing = [name for name in _PARTS if not hasattr(encoder, name)]
+    if missing or isinstance(encoder, type):
+        lacks = ", ".join(missing) if missing else "an instance: it is a class"
+        raise UserError(
+            f"A text-image encoder has id, dim, encode_images and encode_texts, but {encoder!r} lacks {lacks}; "
+            'give such an object, or the name of an open_clip model, or "local-dir:/folder".'
+        )
+    return encoder
 
 
 def embed_words(

@@ -45,3 +45,8 @@ def test_without_a_network_the_audit_says_how_to_use_local_weights_and_goes_on_w
 def test_a_wrong_folder_or_name_is_refused_before_anything_is_computed(folder, encoder):
     with pytest.raises(UserError, match=r"/nowhere|ViT-B-32"):
         run(folder, encoder)
+
+
+def test_what_is_no_encoder_is_refused_before_anything_is_computed(folder):
+    with pytest.raises(UserError, match="lacks id, dim"):
+        run(folder, 42)

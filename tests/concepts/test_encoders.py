@@ -2,13 +2,15 @@
 
 import json
 import socket
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from conceptatlas.concepts.encoders import TEMPLATES, OpenClipEncoder, TextImageEncoder, embed_words
+from conceptatlas.concepts.encoders import TEMPLATES, OpenClipEncoder, TextImageEncoder, check_encoder, embed_words
 from conceptatlas.concepts.pretrained import WeightsUnreachable, resolve_source
 from conceptatlas.extraction.errors import CheckpointError, UserError
 
@@ -254,3 +256,14 @@ def test_bad_batch_sizes_and_a_lone_text_are_refused(encoder):
         OpenClipEncoder("local-dir:/x", batch_size=0)
     with pytest.raises(UserError, match="as a list"):
         encoder.encode_texts("wing")
+
+
+@pytest.mark.parametrize("encoder", [42, Path("/folder"), object(), OpenClipEncoder])
+def test_what_is_no_encoder_is_refused_with_what_it_lacks(encoder):
+    with pytest.raises(UserError, match="lacks"):
+        check_encoder(encoder)
+
+
+def test_anything_with_the_four_parts_is_an_encoder():
+    stub = SimpleNamespace(id="stub", dim=2, encode_images=len, encode_texts=len)
+    assert check_encoder(stub) is stub
