@@ -64,8 +64,6 @@ def test_the_demo_takes_at_most_what_two_cores_do_in_two_minutes(demo):
 
 def test_the_first_suspect_of_the_planted_class_is_the_planted_tag(demo):
     model, atlas, _, _ = demo
-    if model == "vit":
-        pytest.skip("the transformer follows the tag, but no concept of it is the tag's alone")
     name = planted_class(model)
     suspect = first_suspect(atlas, name)
     assert suspect["grade"] in ("A", "B")
@@ -79,8 +77,6 @@ def test_the_first_suspect_of_the_planted_class_is_the_planted_tag(demo):
 
 def test_the_tags_map_peaks_inside_the_tags_mask(demo):
     model, atlas, _, _ = demo
-    if model == "vit":
-        pytest.skip("the transformer follows the tag, but no concept of it is the tag's alone")
     name = planted_class(model)
     suspect = first_suspect(atlas, name)
     scenes = scenes_by_id()
