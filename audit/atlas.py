@@ -324,8 +324,7 @@ class LazyClasses(Mapping[str, ClassAtlas]):
     """The fitted classes of a run's folder, each read from disk when it is first asked for."""
 
     def __init__(self, root: Path, classes: pd.DataFrame) -> None:
-        fitted = classes[classes["fitted"].astype(bool)] if len(classes) else classes
-        self._slugs = dict(zip(fitted.get("name", []), fitted.get("slug", []), strict=True))
+        self._slugs = _slugs_of(classes) if len(classes) else {}
         self._root = root
         self._read: dict[str, ClassAtlas] = {}
 
@@ -339,6 +338,17 @@ class LazyClasses(Mapping[str, ClassAtlas]):
 
     def __len__(self) -> int:
         return len(self._slugs)
+
+
+def _slugs_of(classes: pd.DataFrame) -> dict[str, str]:
+    """Return the folder of each fitted class by the class's name."""
+    missing = {"name", "slug", "fitted"} - set(classes.columns)
+    if missing:
+        raise UserError(f"the table of classes has no {', '.join(sorted(missing))}; run the audit again")
+    fitted = classes[classes["fitted"].fillna(False).astype(bool)]
+    if not all(isinstance(text, str) for column in ("name", "slug") for text in fitted[column]):
+        raise UserError("the table of classes holds names that are no text; run the audit again")
+    return dict(zip(fitted["name"], fitted["slug"], strict=True))
 
 
 _CONCEPT_COLUMNS = ["label", "importance", "sobol", "presence", "prevalence", "reliability", "localisation", "tag"]

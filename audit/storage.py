@@ -54,7 +54,10 @@ def slug_of(index: int, name: str) -> str:
 def inside(root: Path, relative: str) -> Path:
     """Return ``root / relative`` where it lies in `root`; refuse paths that lead out of it."""
     base = root.resolve()
-    target = (base / relative).resolve()
+    try:
+        target = (base / relative).resolve()
+    except (ValueError, OSError, RuntimeError) as error:  # no path at all, such as one with a null byte
+        raise UserError(f"{relative!r} is no path in the run's folder {str(root)!r} ({error})") from None
     if base != target and base not in target.parents:
         raise UserError(f"{relative!r} leads out of the run's folder {str(root)!r}; the run has been tampered with")
     return target
@@ -114,12 +117,16 @@ def read_table(root: Path, name: str) -> pd.DataFrame:
 
 def _write_parquet(path: Path, frame: pd.DataFrame) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    frame.to_parquet(temporary, index=False)
+    frame.to_parquet(temporary, index=False, write_page_checksum=True)
     temporary.replace(path)
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
+    """Read a table whose bytes are as written, where it has checksums, and whose values are what their types say."""
+    from pyarrow import parquet
+
     try:
+        parquet.read_table(path, page_checksum_verification=True, partitioning=None).validate(full=True)
         return pd.read_parquet(path)
     except FileNotFoundError:
         raise UserError(f"{str(path)!r} is missing; run the audit again, it redoes what is missing") from None

@@ -95,11 +95,16 @@ def embed(shares: np.ndarray, *, seed: int = 0, umap: bool = True) -> tuple[np.n
 
 
 def _umap(shares: np.ndarray, seed: int) -> np.ndarray:
+    """Return UMAP's plane. The neighbours are found here: below 4096 rows UMAP would call Python for every pair."""
+    from sklearn.neighbors import NearestNeighbors
+
+    rooted = (np.sign(shares) * np.sqrt(np.abs(shares))).astype(np.float32)
+    neighbours = min(15, len(shares) - 1)
+    distances, indices = NearestNeighbors(n_neighbors=neighbours).fit(rooted).kneighbors(rooted)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside umap and numba, and "n_jobs overridden by the seed"
         from umap import UMAP
 
-        neighbours = min(15, len(shares) - 1)
         start = _principal_plane(shares)
         start = start / max(start.std(), 1e-12) * 10 + np.random.default_rng(seed).normal(scale=1e-3, size=start.shape)
         model = UMAP(
@@ -110,8 +115,9 @@ def _umap(shares: np.ndarray, seed: int) -> np.ndarray:
             n_epochs=300,
             random_state=seed,
             n_jobs=1,
+            precomputed_knn=(indices, distances.astype(np.float32)),
         )
-        return np.asarray(model.fit_transform(np.sign(shares) * np.sqrt(np.abs(shares))), dtype=np.float64)
+        return np.asarray(model.fit_transform(rooted), dtype=np.float64)
 
 
 def _principal_plane(shares: np.ndarray) -> np.ndarray:

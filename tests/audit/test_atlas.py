@@ -97,6 +97,32 @@ def test_a_run_file_that_is_torn_newer_or_unfinished_is_refused(atlas, content):
         Atlas.load(atlas.path)
 
 
+def test_a_table_with_a_changed_byte_is_refused(atlas):
+    path = atlas.path / "tables" / "classes.parquet"
+    data = path.read_bytes()
+    assert b"0000-ant" in data
+    path.write_bytes(data.replace(b"0000-ant", b"0000-bnt"))
+    with pytest.raises(UserError, match="not a readable table"):
+        Atlas.load(atlas.path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.drop(columns="slug"),
+        lambda t: t.assign(slug=7),
+        lambda t: t.assign(slug=f"x{chr(0)}y"),
+        lambda t: t.assign(slug="../../etc"),
+        lambda t: t.assign(slug="x" * 5000),
+    ],
+    ids=["no column", "number", "null byte", "outside", "long"],
+)
+def test_a_table_of_classes_that_names_no_folders_is_refused(change, atlas):
+    storage.write_table(atlas.path, "classes", change(storage.read_table(atlas.path, "classes")))
+    with pytest.raises(UserError):
+        Atlas.load(atlas.path)["ant"]
+
+
 @pytest.mark.parametrize("name", ["class.json", "arrays.safetensors", "concepts.parquet"])
 def test_a_torn_class_folder_is_refused_with_what_to_do(atlas, name):
     path = atlas.path / "concepts" / "0000-ant" / name

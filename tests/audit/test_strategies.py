@@ -47,6 +47,18 @@ def test_the_same_seed_gives_the_same_plane():
     np.testing.assert_array_equal(embed(shares, seed=3)[0], embed(shares, seed=3)[0])
 
 
+def test_neighbours_are_not_sought_pair_by_pair_in_python(monkeypatch):
+    import umap.umap_
+
+    def refuse(*args, **options):
+        raise AssertionError("n * n calls of a Python function")
+
+    monkeypatch.setattr(umap.umap_, "pairwise_distances", refuse)
+    position, method = embed(normalised(two_strategies()))
+    assert method == "umap"
+    assert np.isfinite(position).all()
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 14])
 def test_fault_33_small_classes_fall_back_to_pca(n):
     position, method = embed(normalised(two_strategies(n=max(n, 2))[:n]))
