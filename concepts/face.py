@@ -15,7 +15,6 @@ from conceptatlas.extraction.errors import UserError
 
 Head = Callable[[torch.Tensor], torch.Tensor]
 _LEARNING_RATE = 2e-3  # in units of the root mean square of each factor
-_STEPS = 300
 _PATIENCE = 10
 
 
@@ -33,7 +32,7 @@ def prediction_divergence(head: Head, A: torch.Tensor, reconstruction: torch.Ten
 
 
 def keep_predictions(
-    A: torch.Tensor, U: torch.Tensor, W: torch.Tensor, head: Head, *, weight: float, tol: float
+    A: torch.Tensor, U: torch.Tensor, W: torch.Tensor, head: Head, *, weight: float, tol: float, max_iter: int = 300
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Return U (n, k), W (k, p) >= 0 that also keep the head's predictions, and the number of Adam steps taken.
 
@@ -48,11 +47,13 @@ def keep_predictions(
         Weight of the divergence against the relative squared error.
     tol
         Relative decrease of the loss over ten steps below which the refinement stops.
+    max_iter
+        Most steps.
 
     Raises
     ------
     UserError
-        If the head's logits do not depend on the activations by autograd.
+        If the head's logits do not depend on the activations by autograd, or are NaN or infinite.
 
     Examples
     --------
@@ -66,14 +67,17 @@ def keep_predictions(
     unit = [(factor / size).clone().requires_grad_(True) for factor, size in zip((U, W), sizes, strict=True)]
     optimiser = torch.optim.Adam(unit, lr=_LEARNING_RATE)
     losses: list[float] = []
-    for _ in range(_STEPS):
-        optimiser.zero_grad()
+    for _ in range(max_iter):
         found = (unit[0] * sizes[0]) @ (unit[1] * sizes[1])
         divergence = prediction_divergence(head, A, found)
         if not divergence.requires_grad:
             raise UserError("keep_predictions needs a head that is differentiable: its logits have no gradient.")
         loss = (A - found).square().sum() / total + weight * divergence
-        loss.backward()
+        if not bool(torch.isfinite(loss)):
+            raise UserError("keep_predictions needs finite logits: the head gives NaN or infinity on activations.")
+        gradients = torch.autograd.grad(loss, unit)  # of these alone: the head's parameters stay as they are
+        for factor, gradient in zip(unit, gradients, strict=True):
+            factor.grad = gradient
         optimiser.step()
         with torch.no_grad():
             for factor in unit:

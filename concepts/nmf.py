@@ -30,7 +30,7 @@ class NMF(Factorizer):
     n_components
         Number of concepts k, at most min(n, p).
     max_iter
-        Most steps (updates of both factors).
+        Most steps (updates of both factors), and as many again of the refinement with ``keep_predictions``.
     tol
         Relative decrease of |A - U W| over a round of steps below which the fit stops.
     random_state
@@ -72,6 +72,8 @@ class NMF(Factorizer):
         self.head = head
 
     def _fit(self, rows: Rows, seed: int) -> tuple[torch.Tensor, float, int, bool]:
+        if not 0 <= self.keep_predictions < float("inf"):
+            raise UserError(f"keep_predictions={self.keep_predictions!r} must be a weight of at least 0.")
         generator = torch.Generator().manual_seed(seed)
         data = compress(rows, self.n_components, generator, nonnegative=True)
         objective = Objective(_sweep_components, True)
@@ -88,10 +90,17 @@ class NMF(Factorizer):
             )
         A = torch.cat([block for _, _, block in rows.blocks()])
         U, W, n_steps = keep_predictions(
-            A, found.Ut.T / scale, found.W, self.head, weight=self.keep_predictions, tol=self.tol
+            A,
+            found.Ut.T / scale,
+            found.W,
+            self.head,
+            weight=self.keep_predictions,
+            tol=self.tol,
+            max_iter=self.max_iter,
         )
+        settled = found.converged and n_steps < self.max_iter
         error = float(torch.linalg.vector_norm((A - U @ W).to(torch.float64)))
-        return unit_rows(W), error, found.n_iter + n_steps, found.converged
+        return unit_rows(W), error, found.n_iter + n_steps, settled
 
 
 def _sweep_components(W: torch.Tensor, Q: torch.Tensor, H: torch.Tensor) -> torch.Tensor:

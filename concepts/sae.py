@@ -20,7 +20,8 @@ from conceptatlas.concepts.rows import Rows, as_tensor
 from conceptatlas.extraction.errors import UserError
 
 _LEARNING_RATE = 5e-3
-_BATCH = 512
+_BATCH, _BATCHES = 512, 16  # rows of a batch, at most; batches of an epoch, at least
+_PATIENCE, _CUTS = 5, 3  # epochs without gain after which the learning rate is cut to a quarter; cuts before the end
 _AUXILIARY = 1 / 32
 _CENTROIDS = 256
 
@@ -41,7 +42,8 @@ class TopKSAE(Factorizer):
     max_iter
         Most epochs.
     tol
-        Relative decrease of the loss over five epochs below which training stops.
+        Relative decrease of the lowest loss over five epochs below which the learning rate is cut to a quarter; at the
+        fourth time training stops. So it does at a relative error below it.
     random_state
         Seed of the start and of the order of rows.
 
@@ -77,7 +79,9 @@ class TopKSAE(Factorizer):
         A = torch.cat([block for _, _, block in rows.blocks()]) * scale
         generator = torch.Generator().manual_seed(seed)
         net = _Autoencoder(self._dictionary(A, generator)).to(A.device, A.dtype)
-        n_iter, converged = _train(net, A, min(self.top_k, self.n_components), self.max_iter, self.tol, generator)
+        k = min(self.top_k, self.n_components)
+        net.fit_scale(A, k)
+        n_iter, converged = _train(net, A, k, self.max_iter, self.tol, generator)
         with torch.no_grad():
             W = net.dictionary()
             self.encoder_, self.bias_ = net.encoder.detach(), net.bias.detach() / scale
@@ -146,6 +150,12 @@ class _Autoencoder(nn.Module):
     def forward(self, A: torch.Tensor) -> torch.Tensor:
         return torch.relu(A @ self.encoder.T + self.bias)
 
+    @torch.no_grad()
+    def fit_scale(self, A: torch.Tensor, k: int) -> None:
+        """Scale the encoder so that the codes it starts with do not add up to more than A."""
+        found = _top(self(A), k) @ self.dictionary()
+        self.encoder *= ((A * found).sum() / found.square().sum().clamp(min=1e-30)).clamp(min=1e-3)
+
 
 def _top(codes: torch.Tensor, k: int) -> torch.Tensor:
     values, index = codes.topk(k, dim=1)
@@ -157,11 +167,13 @@ def _train(
 ) -> tuple[int, bool]:
     """Train in shuffled batches; return epochs done and whether the loss settled."""
     optimiser = torch.optim.Adam(net.parameters(), lr=_LEARNING_RATE)
+    size = max(1, min(_BATCH, len(A) // _BATCHES))
     history: list[float] = []
     silent = torch.zeros(len(net.bias), dtype=torch.bool, device=A.device)
+    cuts = since = 0
     for epoch in range(1, epochs + 1):
         fired, total = torch.zeros_like(silent), 0.0
-        for batch in torch.randperm(len(A), generator=generator).to(A.device).split(_BATCH):
+        for batch in torch.randperm(len(A), generator=generator).to(A.device).split(size):
             loss, active = _loss(net, A[batch], k, silent)
             optimiser.zero_grad()
             loss.backward()
@@ -170,8 +182,15 @@ def _train(
             total += float(loss.detach()) * len(batch)
         silent = ~fired
         history.append(total / len(A))
-        if epoch > 10 and history[-6] - history[-1] < tol * history[-6]:
+        if history[-1] < tol**2:  # of A, whose rows have a mean square norm of 1
             return epoch, True
+        since += 1
+        if since > _PATIENCE and min(history[-_PATIENCE:]) > (1 - tol) * min(history[:-_PATIENCE]):
+            if cuts == _CUTS:
+                return epoch, True
+            cuts, since = cuts + 1, 0
+            for group in optimiser.param_groups:
+                group["lr"] /= 4
     return epochs, False
 
 

@@ -22,6 +22,23 @@ def test_a_planted_sparse_dictionary_is_recovered():
     assert match_components(model.components_, W)[2].mean() > 0.9
 
 
+@pytest.mark.parametrize("archetypal", [False, True])
+def test_codes_that_may_all_be_active_reconstruct_what_is_of_their_rank(archetypal):
+    rng = np.random.default_rng(0)
+    A = (rng.gamma(0.5, size=(800, 10)) @ rng.gamma(0.5, size=(10, 60))).astype(np.float32)
+    model = TopKSAE(10, top_k=10, archetypal=archetypal, max_iter=300, tol=0.02, random_state=0).fit(A)
+    assert model.reconstruction_err_ < 0.1 * np.linalg.norm(A)
+
+
+def test_more_active_codes_never_reconstruct_worse():
+    A, _ = _sparse()
+    errors = [
+        TopKSAE(8, top_k=k, max_iter=300, tol=0.01, random_state=0).fit(A).reconstruction_err_ for k in (1, 2, 4, 8)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.1 * errors[0]
+
+
 def test_at_most_top_k_codes_are_active_and_none_is_negative():
     A, _ = _sparse()
     U = TopKSAE(8, top_k=2, max_iter=30, tol=0.02, random_state=0).fit(A).transform(A)
