@@ -177,6 +177,9 @@ def load_class(root: Path, slug: str) -> dict[str, Any]:
         ) from None
     tables = [t for t in _CLASS_TABLES if t not in _LATER_TABLES or (folder / f"{t}.parquet").is_file()]
     fields |= {name: _read_parquet(folder / f"{name}.parquet") for name in tables}
+    rows = {len(fields[name]) for name in ("images", "coefficients", "contributions", "residual", "bias")}
+    if len(rows) > 1 or fields["coefficients"].shape != fields["contributions"].shape:
+        raise UserError(f"the tables and arrays in {str(folder)!r} differ in length; run the audit again to rebuild it")
     return {**fields, "bank": ConceptBank.load(folder / "bank")}
 
 

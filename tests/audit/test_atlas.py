@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from conceptatlas.audit import Atlas, storage
 from conceptatlas.extraction.errors import UserError
@@ -120,6 +121,14 @@ def test_a_table_with_a_changed_byte_is_refused(atlas):
 def test_a_table_of_classes_that_names_no_folders_is_refused(change, atlas):
     storage.write_table(atlas.path, "classes", change(storage.read_table(atlas.path, "classes")))
     with pytest.raises(UserError):
+        Atlas.load(atlas.path)["ant"]
+
+
+def test_arrays_that_do_not_belong_to_the_tables_are_refused(atlas):
+    folder = atlas.path / "concepts" / "0000-ant"
+    arrays = load_file(folder / "arrays.safetensors")
+    save_file({**arrays, "coefficients": arrays["coefficients"][1:].copy()}, folder / "arrays.safetensors")
+    with pytest.raises(UserError, match="differ in length"):
         Atlas.load(atlas.path)["ant"]
 
 
