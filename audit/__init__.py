@@ -13,6 +13,7 @@ from conceptatlas.audit.refit import refit_last_layer
 from conceptatlas.audit.slice_words import Word, bias_words
 from conceptatlas.audit.slices import Slices, find_slices
 from conceptatlas.audit.strategies import Strategies, find_strategies
+from conceptatlas.audit.wide import ImageWide, wide_of
 from conceptatlas.audit.workbench import reopen
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "ClassAtlas",
     "Comparison",
     "EditedModel",
+    "ImageWide",
     "Settings",
     "Slices",
     "Strategies",
@@ -36,6 +38,7 @@ __all__ = [
     "mask_with_map",
     "refit_last_layer",
     "reopen",
+    "wide_of",
 ]
 
 

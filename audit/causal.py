@@ -6,6 +6,7 @@ All measured in activation space, with the part of the activations that the conc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ import torch
 from conceptatlas.audit.coefficients import positions_on
 from conceptatlas.extraction import Features, SplitModel
 from conceptatlas.importance import ablate
+
+if TYPE_CHECKING:
+    from conceptatlas.audit.wide import ImageWide
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,24 @@ class Probe:
     logits: torch.Tensor
 
     @classmethod
-    def build(cls, split: SplitModel, rows: np.ndarray, features: Features, directions: torch.Tensor) -> Probe:
-        """Compute coefficients and logits of some images."""
+    def build(
+        cls,
+        split: SplitModel,
+        rows: np.ndarray,
+        features: Features,
+        directions: torch.Tensor,
+        wide: ImageWide | None = None,
+    ) -> Probe:
+        """Compute coefficients and logits of some images.
+
+        The coefficients of the last directions, which are those of `wide`, are the same at every position.
+        """
         with torch.no_grad():
             logits = split.head(features) if len(rows) else features.positions.new_zeros(0, split.n_classes)
-            return cls(rows, features, positions_on(features, directions), logits)
+            u = positions_on(features, directions)
+            if wide is not None and len(wide):
+                u[..., -len(wide) :] = wide.scores(features).to(u)[:, None]
+            return cls(rows, features, u, logits)
 
     def select(self, chosen: np.ndarray) -> Probe:
         """Return the probe of some of the images."""

@@ -38,21 +38,22 @@ def fit_class(context: Context, index: int) -> tuple[ClassAtlas, pd.DataFrame]:
     """
     name = context.class_names[index]
     rows = context.predicted_as(index)
-    directions, provenance = fit_directions(context, rows, index)
-    found, parts = measure_class(context, rows, directions, index)
+    directions, wide, provenance = fit_directions(context, rows, index)
+    found, parts = measure_class(context, rows, directions, index, wide)
     weights = sobol_indices(context, rows, directions, index)
     choice = locate(context, rows, directions, found)
     shown = illustrate(context, rows, directions, found, parts, choice)
     others, weight = population_rows(context, index)
-    everywhere = measure(context, others, directions)
+    everywhere = measure(context, others, directions, wide)
     population = describe_population(context, index, weight, everywhere)
-    thresholds = presence_thresholds(population.score)
+    thresholds = presence_thresholds(population.score, n_wide=len(wide))
     reference = directions.new_tensor(np.average(everywhere.mean, axis=0, weights=weight))
-    proof = evidence(context, index, population, thresholds, directions, reference)
+    proof = evidence(context, index, population, thresholds, directions, reference, wide)
     correct = context.images["correct"].to_numpy(dtype=float)[rows]
     strategies = find_strategies(parts.values, correct, seed=context.settings.seed, umap=context.settings.umap)
     table = concept_table(parts, weights, choice, found, thresholds, strategies, shown.naming.names)
     table["reference"] = reference.cpu().numpy()[table["concept"]]
+    table["property"] = np.array([None] * (len(directions) - len(wide)) + list(wide.properties))[table["concept"]]
     proof = _with_concepts(proof, table, shown.foreground, provenance)
     bank = make_bank(context, index, directions, shown, table, provenance)
     member = ClassAtlas(
@@ -194,7 +195,7 @@ def _with_concepts(
     proof["stability"] = np.asarray(provenance["stability"])[proof["concept"]]
     proof["foreground_share"] = foreground.share[proof["concept"]]
     proof["foreground_area"], proof["foreground_source"] = foreground.area, foreground.source
-    for column in ("name", "importance", "localisation"):
+    for column in ("name", "property", "importance", "localisation"):
         proof[column] = by_concept.loc[proof["concept"], column].to_numpy()
     return proof
 
@@ -252,10 +253,16 @@ def make_bank(
     provenance: dict[str, Any],
 ) -> ConceptBank:
     """Return the class's concept bank with the quality of each concept."""
+    property_of = table.set_index("concept")["property"]
     quality_columns = ["sobol", "importance", "presence", "localisation", "localisation_chance"]
     by_concept = table.set_index("concept")[quality_columns]
     records = tuple(
-        ConceptRecord(id=i, name=name, quality={c: float(by_concept.loc[i, c]) for c in quality_columns})  # type: ignore[arg-type]
+        ConceptRecord(
+            id=i,
+            name=name,
+            quality={c: float(by_concept.loc[i, c]) for c in quality_columns},  # type: ignore[arg-type]
+            whole_image=property_of[i] or "",
+        )
         for i, name in enumerate(shown.naming.names)
     )
     return ConceptBank(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from conceptatlas.audit.context import Context
 from conceptatlas.concepts import nnls
 from conceptatlas.extraction import Features
 from conceptatlas.importance import contributions
+
+if TYPE_CHECKING:
+    from conceptatlas.audit.wide import ImageWide
 
 TOP_SHARE = 0.1
 
@@ -58,26 +62,39 @@ def top_mean(coefficients: torch.Tensor) -> torch.Tensor:
     return coefficients.topk(count, dim=1).values.mean(1)
 
 
-def measure(context: Context, rows: np.ndarray, directions: torch.Tensor) -> ImageCoefficients:
-    """Return the coefficients of some stored images on a class's directions, read in blocks."""
+def image_scores(features: Features, coefficients: torch.Tensor, wide: ImageWide | None) -> torch.Tensor:
+    """Return how much of each concept images hold, (b, k): `top_mean`, and of the last ones what `wide` reads."""
+    scores = top_mean(coefficients)
+    if wide is None or not len(wide):
+        return scores
+    return torch.cat([scores[:, : -len(wide)], wide.scores(features).to(scores)], dim=1)
+
+
+def measure(
+    context: Context, rows: np.ndarray, directions: torch.Tensor, wide: ImageWide | None = None
+) -> ImageCoefficients:
+    """Return the coefficients of some stored images on a class's directions, read in blocks.
+
+    Of the last directions, which are those of `wide`, the score is what it reads from the whole image.
+    """
     means, scores = [], []
     for _, features in context.blocks(rows):
         u = positions_on(features, directions)
         means.append(u.mean(1).cpu().numpy())
-        scores.append(top_mean(u).cpu().numpy())
+        scores.append(image_scores(features, u, wide).cpu().numpy())
     k = len(directions)
     return ImageCoefficients(rows, _stack(means, k), _stack(scores, k))
 
 
 def measure_class(
-    context: Context, rows: np.ndarray, directions: torch.Tensor, target: int
+    context: Context, rows: np.ndarray, directions: torch.Tensor, target: int, wide: ImageWide | None = None
 ) -> tuple[ImageCoefficients, ImageContributions]:
     """Return coefficients and contributions to the class logit of a class's images, in one pass over the store."""
     means, scores, parts = [], [], []
     for _, features in context.blocks(rows):
         u = positions_on(features, directions)
         means.append(u.mean(1).cpu().numpy())
-        scores.append(top_mean(u).cpu().numpy())
+        scores.append(image_scores(features, u, wide).cpu().numpy())
         parts.append(contributions(context.split, features, u, directions, target))
     k = len(directions)
     found = ImageContributions(

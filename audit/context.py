@@ -27,8 +27,8 @@ class Settings:
     Attributes
     ----------
     n_concepts
-        Concepts per class, or ``"auto"``: as many as the class's margin needs, and two more (one in each sense) where
-        something changes whole images at once.
+        Concepts per class, or ``"auto"``: as many as the class's margin needs, and one more where the prediction
+        follows the light, colours or sharpness of whole images.
     candidates
         Numbers of concepts that ``"auto"`` chooses among.
     factorizer

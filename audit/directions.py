@@ -11,21 +11,28 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from conceptatlas.audit.causal import sample
-from conceptatlas.audit.coefficients import positions_on
 from conceptatlas.audit.context import Context, Settings
+from conceptatlas.audit.wide import ImageWide, find_wide, no_properties
 from conceptatlas.concepts import KChoice, choose_n_components, make_factorizer
 from conceptatlas.concepts.quality import match_components
 from conceptatlas.extraction import Features, SplitModel
 
 CHOICE_ROWS = 8000  # rows that the number of concepts is chosen on, of whole images
 CHOICE_IMAGES = 32  # at least so many images
-WIDE_IMAGES = 400  # images that what changes whole images is sought in
-RETURNS, BEYOND_CHANCE = 0.3, 4.0  # cosine with which it comes back in halves; in standard deviations of chance
 FOLD_ROWS = 4000  # rows of each half that a concept is sought in again
 
 
-def fit_directions(context: Context, rows: np.ndarray, index: int) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Factorize the activations of a class's images; return (k, p) directions and how they were found.
+def fit_directions(context: Context, rows: np.ndarray, index: int) -> tuple[torch.Tensor, ImageWide, dict[str, Any]]:
+    """Factorize the activations of a class's images.
+
+    Returns
+    -------
+    directions
+        (k, p); the last ones are those of what changes whole images at once, where there is any.
+    wide
+        What those are.
+    provenance
+        How they were found.
 
     Parameters
     ----------
@@ -52,11 +59,12 @@ def fit_directions(context: Context, rows: np.ndarray, index: int) -> tuple[torc
         factorizer.fit(activations)
     components = np.asarray(factorizer.components_, np.float32)
     stability = fold_stability(activations, images, components, settings)
-    if settings.n_concepts == "auto":
-        wide, again = image_wide(context, rows, components)
-        components = np.concatenate([components, wide])
-        stability = np.concatenate([stability, again])
-        provenance["image_wide"] = list(range(n_concepts, len(components)))
+    automatic = settings.n_concepts == "auto"
+    wide = find_wide(context, index) if automatic else no_properties(components.shape[1])
+    components = np.concatenate([components, wide.directions])
+    stability = np.concatenate([stability, wide.stability])
+    if len(wide):
+        provenance["image_wide"] = {"concepts": list(range(n_concepts, len(components))), **wide.to_dict()}
     provenance |= {
         "stability": stability.tolist(),
         "factorizer": type(factorizer).__name__,
@@ -66,7 +74,7 @@ def fit_directions(context: Context, rows: np.ndarray, index: int) -> tuple[torc
         "n_iter": int(factorizer.n_iter_),
         "converged": bool(factorizer.converged_),
     }
-    return torch.as_tensor(components, device=context.split.device), provenance
+    return torch.as_tensor(components, device=context.split.device), wide, provenance
 
 
 def fold_stability(activations: np.ndarray, images: np.ndarray, components: Any, settings: Settings) -> np.ndarray:
@@ -88,38 +96,6 @@ def fold_stability(activations: np.ndarray, images: np.ndarray, components: Any,
             fold.set_params(tol=1e-3, max_iter=100).fit(activations[rows])
         found.append(match_components(components, fold.components_)[2])
     return np.mean(found, axis=0)
-
-
-def image_wide(context: Context, rows: np.ndarray, components: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return directions of what changes a whole image at once, (0 or 2, p), and their stability over folds.
-
-    Light, a colour cast or a veil move every position of an image a little. A dictionary of positions leaves that to
-    its residual (measured on DeiT-tiny: which photographs have a cast is told by the best of 25 concepts with an AUC
-    of 0.72, by the first principal component of the images' mean residuals with 0.99). That component is kept, in
-    both senses, where it comes back in each half of the images with a cosine of `RETURNS`.
-    """
-    chosen = sample(rows, WIDE_IMAGES, context.settings.seed)
-    W = torch.as_tensor(components, device=context.split.device)
-    means = [
-        (features.positions - positions_on(features, W) @ W).mean(1).cpu().numpy()
-        for _, features in context.blocks(chosen)
-    ]
-    left = np.concatenate(means).astype(np.float64)
-    order = np.random.default_rng(context.settings.seed).permutation(len(left))
-    halves = [_main_axis(left[part]) for part in np.array_split(order, 2)]
-    again = abs(float(halves[0] @ halves[1]))
-    if again < max(RETURNS, BEYOND_CHANCE / components.shape[1] ** 0.5):
-        return np.zeros((0, components.shape[1]), np.float32), np.zeros(0)
-    axis = _main_axis(left).astype(np.float32)
-    return np.stack([axis, -axis]), np.full(2, again)
-
-
-def _main_axis(values: np.ndarray) -> np.ndarray:
-    """Return the first principal axis of some rows, of unit length; zeros where they do not vary."""
-    centred = values - values.mean(0)
-    if np.abs(centred).max(initial=0.0) <= 1e-12:
-        return np.zeros(values.shape[1])
-    return np.linalg.svd(centred, full_matrices=False)[2][0]
 
 
 def choose_count(context: Context, rows: np.ndarray, index: int) -> KChoice:

@@ -20,6 +20,7 @@ from torch import nn
 
 from conceptatlas.audit.context import Context
 from conceptatlas.audit.statistics import wilson
+from conceptatlas.audit.wide import ImageWide, no_properties
 from conceptatlas.concepts import nnls
 from conceptatlas.extraction import Features, SplitModel, split
 from conceptatlas.extraction.errors import UserError
@@ -47,6 +48,9 @@ class EditedModel(nn.Module):
         (k,) mean coefficients over a probe set, for ``"mean"``.
     target
         Class index, for ``"clamp"``.
+    wide
+        Which of the concepts, the last ones, are properties of whole images (`wide_of` a bank): they are edited by as
+        much as the whole image has of them, alike at every position.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class EditedModel(nn.Module):
         method: EditMethod = "mean",
         reference: torch.Tensor | None = None,
         target: int | None = None,
+        wide: ImageWide | None = None,
     ) -> None:
         super().__init__()
         if method not in get_args(EditMethod):
@@ -73,6 +78,11 @@ class EditedModel(nn.Module):
         self.register_buffer("directions", directions.detach().clone().float())
         zeros = torch.zeros(len(directions))
         self.register_buffer("reference", (zeros if reference is None else reference).detach().clone().float())
+        wide = no_properties(directions.shape[1]) if wide is None else wide
+        for name, values in (("readouts", wide.readouts), ("offsets", wide.offsets)):
+            self.register_buffer(name, torch.as_tensor(values).float())
+        if len(wide):
+            self.reference[-len(wide) :] = torch.as_tensor(wide.reference).float()
         self._split = split_model
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -96,7 +106,11 @@ class EditedModel(nn.Module):
 
     def _coefficients(self, positions: torch.Tensor) -> torch.Tensor:
         flat = positions.reshape(-1, positions.shape[-1])
-        return nnls(flat, self.directions.to(positions)).reshape(*positions.shape[:-1], -1)
+        u = nnls(flat, self.directions.to(positions)).reshape(*positions.shape[:-1], -1)
+        readouts, offsets = (torch.as_tensor(part).to(positions) for part in (self.readouts, self.offsets))
+        if len(readouts):
+            u[..., -len(readouts) :] = (positions.mean(-2, keepdim=True) @ readouts.T + offsets).clamp(min=0)
+        return u
 
     def _clamped(self, features: Features) -> torch.Tensor:
         logits = self._split.head(features)
@@ -143,6 +157,7 @@ def load_edited(path: str | Path, model: nn.Module) -> EditedModel:
         method=head["method"],
         reference=state["reference"],
         target=head["target"],
+        wide=_kept_wide(state),
     )
     try:
         edited.load_state_dict(state)
@@ -151,6 +166,18 @@ def load_edited(path: str | Path, model: nn.Module) -> EditedModel:
             f"{str(path)!r} does not fit this architecture: {str(error).splitlines()[-1].strip()}"
         ) from None
     return edited.eval()
+
+
+def _kept_wide(state: dict[str, torch.Tensor]) -> ImageWide | None:
+    """Return the properties of whole images that a file holds; None where it has none, or is older than they are."""
+    count = len(state.get("readouts", ()))
+    state.setdefault("readouts", torch.zeros(0, state["directions"].shape[1]))
+    state.setdefault("offsets", torch.zeros(0))
+    if not count:
+        return None
+    directions, reference = state["directions"][-count:].numpy(), state["reference"][-count:].numpy()
+    readouts, offsets = state["readouts"].numpy(), state["offsets"].numpy()
+    return ImageWide(directions, readouts, offsets, reference, ("",) * count, np.full(count, np.nan))
 
 
 @dataclass(frozen=True)

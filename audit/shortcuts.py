@@ -8,6 +8,7 @@ class itself does neither: other classes rarely hold it. Each figure stands in t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,13 +19,16 @@ from conceptatlas.audit.coefficients import ImageCoefficients
 from conceptatlas.audit.context import Context
 from conceptatlas.audit.statistics import auc, benjamini_hochberg, otsu, risk_difference
 
+if TYPE_CHECKING:
+    from conceptatlas.audit.wide import ImageWide
+
 PERMUTATIONS = 1000
 MISLEADS = MISSES = CAUSES = ADDS = 0.1
 SIGNIFICANT = 0.05
 FOREIGN = 0.5
 PLAIN = 0.4  # both gaps' lower bounds: seen so plainly that it counts without an edit that shows it
 EVIDENCE_COLUMNS = [
-    "class", "concept", "name", "importance", "threshold", "presence_in_class", "presence_elsewhere",
+    "class", "concept", "name", "property", "importance", "threshold", "presence_in_class", "presence_elsewhere",
     "n_with", "n_without", "accuracy_with", "accuracy_without", "accuracy_gap", "accuracy_gap_low", "accuracy_gap_high",
     "n_elsewhere_with", "n_elsewhere_without", "false_positive_with", "false_positive_without", "false_positive_gap",
     "false_positive_gap_low", "false_positive_gap_high", "label_association", "prediction_association",
@@ -83,9 +87,14 @@ def describe_population(context: Context, index: int, weight: np.ndarray, found:
     )
 
 
-def presence_thresholds(score: np.ndarray) -> np.ndarray:
-    """Return for each concept the score from which on an image is said to hold it (Otsu on square roots)."""
-    return np.array([otsu(np.sqrt(np.maximum(column, 0))) ** 2 for column in score.T], dtype=np.float64)
+def presence_thresholds(score: np.ndarray, *, n_wide: int = 0) -> np.ndarray:
+    """Return for each concept the score from which on an image is said to hold it (Otsu on square roots).
+
+    The last `n_wide` are properties of whole images, which have no natural zero: Otsu on the scores as they are.
+    """
+    columns, places = score.T, score.shape[1] - n_wide
+    found = [otsu(np.sqrt(np.maximum(column, 0))) ** 2 for column in columns[:places]]
+    return np.array(found + [otsu(column) for column in columns[places:]], dtype=np.float64)
 
 
 def evidence(
@@ -95,14 +104,18 @@ def evidence(
     thresholds: np.ndarray,
     directions: torch.Tensor,
     reference: torch.Tensor,
+    wide: ImageWide | None = None,
 ) -> pd.DataFrame:
     """Return one row of evidence for each concept of a class; `finish` grades and ranks the rows of all classes.
 
-    `reference` (k,) is the mean coefficient per position over the population: what an ablated concept is set to.
+    `reference` (k,) is the mean coefficient per position over the population: what an ablated concept is set to. The
+    last concepts are those of `wide`, where there are any: they are edited by as much as they are in the whole image.
     """
     present = population.score >= np.maximum(thresholds, np.finfo(np.float32).tiny)
     p_values = stratified_permutation(population, seed=context.settings.seed)
-    probes = build_probes(context, population, directions)
+    probes = build_probes(context, population, directions, wide)
+    if wide is not None and len(wide):
+        reference = torch.cat([reference[: -len(wide)], torch.as_tensor(wide.reference).to(reference)])
     rows = []
     for concept in range(population.score.shape[1]):
         holds = dict(zip(population.rows.tolist(), present[:, concept].tolist(), strict=True))
@@ -188,14 +201,16 @@ def stratified_permutation(population: Population, *, seed: int = 0) -> np.ndarr
     return (1 + (permuted_sum >= observed_sum - 1e-9).sum(0)) / (1 + PERMUTATIONS)
 
 
-def build_probes(context: Context, population: Population, directions: torch.Tensor) -> tuple[Probe, Probe]:
+def build_probes(
+    context: Context, population: Population, directions: torch.Tensor, wide: ImageWide | None = None
+) -> tuple[Probe, Probe]:
     """Return the images that edits are tried on: some predicted as the class, and some that are not."""
     settings = context.settings
     inside = sample(population.rows[population.predicted], 2 * settings.max_probe, settings.seed)
     outside = sample(population.rows[~population.predicted], settings.max_probe, settings.seed)
     return (
-        Probe.build(context.split, inside, context.features(inside), directions),
-        Probe.build(context.split, outside, context.features(outside), directions),
+        Probe.build(context.split, inside, context.features(inside), directions, wide),
+        Probe.build(context.split, outside, context.features(outside), directions, wide),
     )
 
 

@@ -21,7 +21,16 @@ import numpy as np
 import pandas as pd
 
 import conceptatlas as ca
-from conceptatlas.audit import BeforeAfter, Comparison, EditedModel, Settings, before_after, refit_last_layer, reopen
+from conceptatlas.audit import (
+    BeforeAfter,
+    Comparison,
+    EditedModel,
+    Settings,
+    before_after,
+    refit_last_layer,
+    reopen,
+    wide_of,
+)
 from conceptatlas.audit.coefficients import measure
 from conceptatlas.audit.interventions import predictions
 from conceptatlas.demo import SceneConfig, demo_class_names, demo_config, load_demo_model, write_demo_images
@@ -130,9 +139,11 @@ def interventions(name: str, *, n_per_class: int = 60) -> dict[str, BeforeAfter]
                 method=method,
                 reference=reference,
                 target=member.index,  # type: ignore[arg-type]
+                wide=wide_of(member.bank),
             )
             results[method] = before_after(before, predictions(context, edited, rows), labels, groups.tolist())
-        present = measure(context, rows, directions).score[:, concept] >= first["threshold"]
+        scores = measure(context, rows, directions, wide_of(member.bank)).score
+        present = scores[:, concept] >= first["threshold"]
         numbers = np.unique(
             [f"{label} {there}" for label, there in zip(labels, present, strict=True)], return_inverse=True
         )[1]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import conceptatlas as ca
-from conceptatlas.audit import Atlas, EditedModel, Settings, reopen
+from conceptatlas.audit import Atlas, EditedModel, Settings, reopen, wide_of
 from conceptatlas.audit.statistics import auc
 from conceptatlas.demo import PlantedSet, Shortcut, linear_probe, plant_on_photographs
 from conceptatlas.extraction import Preprocess, as_source, load_model
@@ -159,7 +159,9 @@ def _pointing(biased: Biased, atlas: Atlas, concept: int, rows: np.ndarray) -> t
 def _moved(biased: Biased, atlas: Atlas, concept: int, rows: np.ndarray) -> float:
     context, member = reopen(atlas, biased.probe), atlas["bee"]
     directions, reference = torch.tensor(member.bank.directions.copy()), torch.tensor(member.reference)
-    edited = EditedModel(context.split, directions, [concept], method="mean", reference=reference)
+    edited = EditedModel(
+        context.split, directions, [concept], method="mean", reference=reference, wide=wide_of(member.bank)
+    )
     changes = []
     with torch.no_grad():
         for _, features in context.blocks(rows):

@@ -53,6 +53,8 @@ class ConceptRecord:
         The concept that this one is a part of, where the recursion split it.
     quality : dict of str to float
         Measures by name, such as ``coherence``; NaN where one could not be taken.
+    whole_image : str
+        What of the whole image it is, in words, such as ``dark, blurred``; "" for what is in one place of it.
 
     Examples
     --------
@@ -62,6 +64,8 @@ class ConceptRecord:
     'stripes?'
     >>> ConceptRecord(3, name=Name(("stripes",), "weak"), title="zebra skin").label
     'zebra skin'
+    >>> ConceptRecord(3, whole_image="dark").label
+    'whole image: dark'
     """
 
     id: int
@@ -71,14 +75,19 @@ class ConceptRecord:
     note: str = ""
     parent: int | None = None
     quality: dict[str, float] = field(default_factory=dict)
+    whole_image: str = field(default="", kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         check_tag(self.tag)
 
     @property
     def label(self) -> str:
-        """A person's title, else the automatic name (with a question mark where it is weak), else "concept 3"."""
-        return self.title or (self.name.label if self.name else "") or f"concept {self.id}"
+        """A person's title, else what of the whole image it is, else the automatic name, else "concept 3".
+
+        A question mark follows a weak name.
+        """
+        whole = f"whole image: {self.whole_image}" if self.whole_image else ""
+        return self.title or whole or (self.name.label if self.name else "") or f"concept {self.id}"
 
     @property
     def judged(self) -> bool:
@@ -95,6 +104,7 @@ class ConceptRecord:
             "note": self.note,
             "parent": None if self.parent is None else int(self.parent),
             "quality": {key: float(v) if math.isfinite(v) else None for key, v in self.quality.items()},
+            "whole_image": self.whole_image,
         }
 
     def to_row(self) -> dict[str, Any]:
@@ -132,6 +142,7 @@ class ConceptRecord:
             note=values.get("note") or "",
             parent=None if parent is None else int(parent),
             quality={key: math.nan if v is None else float(v) for key, v in values.get("quality", {}).items()},
+            whole_image=str(values.get("whole_image") or ""),
         )
 
 

@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from conceptatlas.audit.coefficients import positions_on
-from conceptatlas.audit.context import Settings
-from conceptatlas.audit.directions import MarginKept, image_wide
-from conceptatlas.audit.statistics import auc
+from conceptatlas.audit.directions import MarginKept
 from conceptatlas.concepts import choose_n_components
 from conceptatlas.extraction import Features
 
@@ -53,37 +50,3 @@ def test_a_weak_part_that_decides_the_class_is_counted():
     seeing = choose_n_components(rows, candidates=(2, 3), groups=groups, keep=MarginKept.of(head, features, 0))
     assert blind[3] - blind[2] < 0.1
     assert seeing.n_components == 3
-
-
-def stored(veil, n=120, positions=16, p=24, seed=0):
-    """Images of two local parts and noise; a veil lies over half of them and moves every position a little."""
-    rng = np.random.default_rng(seed)
-    held = rng.random(n) < 0.5
-    parts = np.eye(p)[:2]
-    shift = rng.normal(size=p)
-    shift[:2] = 0
-    rows = rng.gamma(1.0, size=(n, positions, 2)) @ parts * 5 + rng.normal(size=(n, positions, p)) * 0.5
-    rows += veil * held[:, None, None] * shift / np.linalg.norm(shift)
-    features = Features(torch.tensor(rows, dtype=torch.float32), None, (4, 4))
-    context = SimpleNamespace(
-        settings=Settings(), split=SimpleNamespace(device="cpu"), blocks=lambda chosen: [(chosen, features)]
-    )
-    return context, parts.astype(np.float32), held, shift / np.linalg.norm(shift)
-
-
-def test_a_veil_over_whole_images_gets_directions_of_its_own():
-    context, parts, held, shift = stored(veil=0.8)
-    wide, stability = image_wide(context, np.arange(120), parts)
-    assert wide.shape == (2, 24)
-    assert abs(wide[0] @ shift) > 0.9
-    np.testing.assert_array_equal(wide[0], -wide[1])
-    assert stability[0] > 0.8
-    _, features = context.blocks(np.arange(120))[0]
-    scores = positions_on(features, torch.as_tensor(np.concatenate([parts, wide]))).mean(1).numpy()
-    assert max(auc(scores[:, 2], held), auc(scores[:, 3], held)) > 0.95
-
-
-def test_without_one_there_are_none():
-    assert [len(image_wide(stored(veil=0, seed=seed)[0], np.arange(120), stored(0)[1])[0]) for seed in range(4)] == [
-        0
-    ] * 4

@@ -1,11 +1,13 @@
 """Interventions: plain modules with known effect, saved and read back; before and after, group by group."""
 
+import copy
+
 import numpy as np
 import pytest
 import timm
 import torch
 
-from conceptatlas.audit import EditedModel, before_after, load_edited
+from conceptatlas.audit import EditedModel, ImageWide, before_after, load_edited
 from conceptatlas.audit.interventions import concept_groups
 from conceptatlas.extraction import split
 from conceptatlas.extraction.errors import UserError
@@ -118,3 +120,34 @@ def test_a_group_too_small_to_judge_is_listed_but_never_the_worst():
     result = before_after(wrong, wrong, labels, names)
     assert result.worst_before == 1.0
     assert set(result.groups["group"]) == {"few", "many"}
+
+
+def whole_image(cut, images, directions):
+    """The last concept is read from the mean activation, at three quarters of what images hold on average."""
+    readout = np.linspace(-1, 1, directions.shape[1], dtype=np.float32)[None]
+    with torch.no_grad():
+        said = cut.encode(images).positions.mean(1) @ torch.tensor(readout[0])
+    offset = float(-said.min()) + 1.0
+    mean = float(said.mean()) + offset
+    last = directions[-1:].numpy()
+    wide = ImageWide(last, readout, np.array([offset]), np.array([0.75 * mean]), ("dark",), np.ones(1))
+    return wide, said + offset
+
+
+def test_a_property_of_the_whole_image_is_edited_alike_at_every_position(cut, images, directions):
+    wide, said = whole_image(cut, images, directions)
+    edited = EditedModel(cut, directions, [2], method="mean", reference=torch.zeros(3), wide=wide)
+    with torch.no_grad():
+        positions = cut.encode(images).positions
+        moved = edited._edited(positions) - positions
+    expected = (float(wide.reference[0]) - said)[:, None, None] * directions[2]
+    torch.testing.assert_close(moved, expected.expand_as(moved), rtol=1e-4, atol=1e-4)
+
+
+def test_an_edit_of_a_whole_image_comes_back_from_its_file(cut, images, directions, tmp_path):
+    wide, _ = whole_image(cut, images, directions)
+    edited = EditedModel(cut, directions, [2], method="mean", reference=torch.zeros(3), wide=wide)
+    path = edited.save(tmp_path / "edited.safetensors")
+    again = load_edited(path, copy.deepcopy(cut.model))
+    with torch.no_grad():
+        torch.testing.assert_close(again(images), edited(images))
