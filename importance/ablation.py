@@ -119,14 +119,6 @@ def project(split_model: Any, features: Any, W: Any, concepts: int | Sequence[in
     >>> features = Features(U @ W, None, (1, 1))
     >>> project(head, features, W, 0).tolist()
     [[0.0, 1.0]]
-
-    Examples
-    --------
-    >>> from conceptatlas.extraction.features import Features
-    >>> U, W = torch.tensor([[[3.0, 1.0]]]), torch.eye(2)
-    >>> features = Features(U @ W, None, (1, 1))
-    >>> ablate_features(features, U, W, 0, mode="zero").positions.tolist()
-    [[[0.0, 1.0]]]
     """
     return _outputs(split_model, project_features(features, W, concepts), batch_size)
 

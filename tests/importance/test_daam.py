@@ -39,6 +39,49 @@ def test_what_the_tokens_bring_sums_to_what_the_block_computed(vit, images):
             torch.testing.assert_close(each.sum(dim=2).flatten(1), block.mixed[0][:, 0], atol=1e-5, rtol=1e-4)
 
 
+def brought(model, images, index):
+    """DAAM written out: for each block, ReLU(sum over queries, heads, channels of ReLU(gradient) attention value)."""
+    kept, handles = [], []
+    for block in model.blocks:
+        block.attn.fused_attn = False
+        kept.append({})
+        keep = kept[-1].__setitem__
+        handles += [
+            block.attn.attn_drop.register_forward_hook(lambda m, a, out, keep=keep: keep("attention", out.detach())),
+            block.attn.qkv.register_forward_hook(lambda m, a, out, keep=keep: keep("qkv", out.detach())),
+            block.attn.proj.register_forward_pre_hook(lambda m, a, keep=keep: keep("mixed", a[0])),
+        ]
+    output = model(images.clone().requires_grad_())[:, index].sum()
+    gradients = torch.autograd.grad(output, [block["mixed"] for block in kept])
+    for handle in handles:
+        handle.remove()
+    maps = []
+    for block, gradient in zip(kept, gradients, strict=True):
+        n, tokens = gradient.shape[:2]
+        value = block["qkv"].reshape(n, tokens, 3, 3, 64)[:, :, 2]
+        speaks = gradient.clamp(min=0).reshape(n, tokens, 3, 64)
+        each = torch.zeros(n, tokens, tokens)  # query, token
+        for query in range(tokens):
+            for token in range(tokens):
+                share = block["attention"][:, :, query, token, None]
+                each[:, query, token] = (speaks[:, query] * share * value[:, token]).sum((1, 2))
+        maps.append(each)
+    return torch.stack(maps, dim=1)
+
+
+@pytest.mark.parametrize("kind", ["class token", "average pooling, no class token", "average pooling, class token"])
+def test_a_map_is_the_formula_written_out(images, kind):
+    torch.manual_seed(0)
+    name, options = VITS[kind]
+    model = timm.create_model(name, pretrained=False, img_size=64, depth=2, num_classes=5, **options).eval()
+    found = daam(split(model, "blocks.1", input_size=(64, 64)), images, 2)
+    each = brought(model, images, 2)
+    prefix = each.shape[-1] - 16
+    queries = slice(0, prefix) if kind == "class token" else slice(prefix, None)
+    expected = each[:, :, queries, prefix:].sum(dim=2).clamp(min=0)
+    torch.testing.assert_close(found.flatten(2), expected, atol=1e-6, rtol=1e-3)
+
+
 def test_no_head_gives_a_silent_zero_map(vit, images):
     maps = daam(vit, images, 2)
     assert maps.shape == (2, 3, 4, 4)

@@ -6,6 +6,7 @@ from torch import nn
 from conceptatlas.concepts import nnls
 from conceptatlas.extraction import split
 from conceptatlas.extraction.errors import LayerError, UserError
+from conceptatlas.importance.implicit import gradients_of, joined
 from conceptatlas.importance.maps import (
     concept_maps,
     earlier_cuts,
@@ -95,6 +96,38 @@ def test_the_gradient_respects_the_active_set(colours, squares):
     red = torch.arange(6) % 2 == 0
     assert float(maps[red, 1].max()) == 0.0
     assert float(maps[~red, 1].amax(dim=(1, 2)).min()) > 0.0
+
+
+def test_the_gradient_agrees_with_finite_differences_of_another_solver():
+    """On a network that bends: d (pooled coefficient) / d (activation two blocks earlier), through scipy's nnls."""
+    import timm
+    from scipy.optimize import nnls as reference
+
+    torch.manual_seed(0)
+    model, image = timm.create_model("test_resnet", num_classes=3).eval(), torch.randn(1, 3, 48, 32)
+    cut = split(model, "layer3", input_size=(48, 32))
+    A = cut.encode(image).positions.detach()[0]
+    directions = nn.functional.normalize(A[[0, 3, 5]] + 0.1 * A.mean(0), dim=1)
+    with joined(cut, image, nnls_transform(directions, "cpu"), ["gradxact@layer2"]) as (U, ends):
+        gradient = gradients_of(U[..., 1].mean(dim=1).sum(), ends, keep=False)["layer2"][0].T
+    kept = {}
+    handle = model.layer2.register_forward_hook(lambda m, a, out: kept.update(out=out.detach().double()))
+    model(image)
+    handle.remove()
+    model.double()
+
+    def pooled(activations):
+        rows = model.layer3(activations).detach()[0].flatten(1).T.numpy()
+        return np.mean([reference(directions.double().numpy().T, row)[0][1] for row in rows])
+
+    generator, step = np.random.default_rng(0), 1e-6
+    for _ in range(6):
+        place = tuple(generator.integers(0, n) for n in kept["out"].shape)
+        change = torch.zeros_like(kept["out"])
+        change[place] = step
+        slope = (pooled(kept["out"] + change) - pooled(kept["out"] - change)) / (2 * step)
+        found = gradient.reshape(kept["out"].shape)[place].item()
+        assert found == pytest.approx(slope, abs=1e-4 * float(gradient.abs().max()))
 
 
 @pytest.mark.parametrize("method", ["coefficients", "layercam@detect.2", "normgrad@detect.2", "occlusion"])
