@@ -18,6 +18,14 @@ def test_a_notebook_is_stored_executed_without_errors_and_small(path):
     assert path.stat().st_size <= 600_000
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_every_figure_is_stored_for_notebook_viewers_and_as_a_page(path):
+    outputs = [o for c in nbformat.read(path, as_version=4).cells for o in c.get("outputs", [])]
+    figures = [o["data"] for o in outputs if "application/vnd.plotly.v1+json" in o.get("data", {})]
+    assert all("<div" in "".join(data.get("text/html", "")) for data in figures)
+    assert not [o for o in outputs if "image/png" in o.get("data", {}) and "image/jpeg" in o["data"]]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
