@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 CANDIDATES = (3, 5, 8, 12, 16, 20, 25, 32)
 MOST_CONCEPTS = 32  # what people can take in (Ramaswamy et al., "Overlooked factors", CVPR 2023)
 _MAX_ROWS = 4000
-_NEAR_BEST = 0.98
+NEAR_BEST = 0.98
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def choose_n_components(
     rows = [_measure(A, (first, second), k, seed, build, keep) for k in usable or [1]]
     curve = pd.DataFrame(rows)
     sizes, scores = curve["n_components"].to_numpy(), curve["score"].to_numpy()
-    near = scores >= _NEAR_BEST * np.nanmax(scores)
+    near = scores >= NEAR_BEST * np.nanmax(scores)
     chosen = int(sizes[near].min() if near.any() else sizes.min())
     logger.info("n_components 'auto': %d of %s", chosen, list(curve["n_components"]))
     return KChoice(chosen, curve)

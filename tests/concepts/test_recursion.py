@@ -104,6 +104,29 @@ def test_a_concept_of_one_kind_is_not_split_even_when_asked():
     assert tree.nodes[0].reason == "one part"
 
 
+@pytest.mark.parametrize("n_kinds", [1, 2, 3])
+def test_kinds_that_share_most_of_their_activations_are_split_by_the_automatic_trigger(n_kinds):
+    rng = np.random.default_rng(0)
+    kinds = rng.random((n_kinds, 20)) ** 3 + 0.5
+    member = rng.integers(n_kinds, size=2000)
+    early = (kinds[member] + 0.05 * rng.random((2000, 20))) * rng.uniform(0.7, 1.3, (2000, 1))
+    levels = [Level("late", early.sum(axis=1, keepdims=True)), Level("early", early)]
+    groups = np.arange(2000) // 10
+    tree = grow_tree_from_rows(levels, np.ones((1, 1)), groups=groups, rule=RecursionRule(percentile=0, max_depth=1))
+    assert len(tree.children(0)) == (n_kinds if n_kinds > 1 else 0)
+    assert n_kinds == 1 or 0.25 < tree.nodes[0].spread < 0.5
+
+
+def test_one_kind_in_strong_noise_is_tried_and_stays_whole():
+    rng = np.random.default_rng(0)
+    amount = rng.gamma(2, 0.5, size=(1500, 1))
+    early = amount * (rng.normal(size=40) + 0.5 * rng.normal(size=(1500, 40)))
+    levels = [Level("late", amount), Level("early", early)]
+    tree = grow_tree_from_rows(levels, np.ones((1, 1)), groups=np.arange(1500) // 10, rule=RecursionRule(percentile=50))
+    assert tree.nodes[0].spread > 0.25
+    assert (tree.depth, tree.nodes[0].reason) == (0, "one part")
+
+
 def test_the_stops_hold():
     images, _ = _images(n=30)
     W = np.eye(2, dtype=np.float32)
