@@ -11,14 +11,20 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from conceptatlas.audit.causal import sample
+from conceptatlas.audit.coefficients import measure
 from conceptatlas.audit.context import Context, Settings
+from conceptatlas.audit.shortcuts import population_rows
+from conceptatlas.audit.statistics import auc
 from conceptatlas.audit.wide import ImageWide, find_wide, no_properties
 from conceptatlas.concepts import KChoice, choose_n_components, make_factorizer
+from conceptatlas.concepts.estimator import Factorizer
 from conceptatlas.concepts.quality import match_components
 from conceptatlas.extraction import Features, SplitModel
 
 CHOICE_ROWS = 8000  # rows that the number of concepts is chosen on, of whole images
 CHOICE_IMAGES = 32  # at least so many images
+TOLD, TELLS = 0.9, 0.05  # AUC that suffices; by how much a larger dictionary has to tell better
+TOLD_IMAGES, TOLD_BY = 240, 5  # images that it is measured on; images on either side, at least
 FOLD_ROWS = 4000  # rows of each half that a concept is sought in again
 
 
@@ -52,14 +58,13 @@ def fit_directions(context: Context, rows: np.ndarray, index: int) -> tuple[torc
         choice = choose_count(context, rows, index)
         n_concepts = choice.n_components
         provenance["n_components_curve"] = choice.curve.to_dict("records")
-    n_concepts = int(min(n_concepts, *activations.shape))
-    factorizer = make_factorizer(settings.factorizer, n_concepts, signed=signed, seed=settings.seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # kept with the bank: "converged"
-        factorizer.fit(activations)
-    components = np.asarray(factorizer.components_, np.float32)
-    stability = fold_stability(activations, images, components, settings)
     automatic = settings.n_concepts == "auto"
+    factorizer = _factorized(activations, int(n_concepts), signed, settings)
+    if automatic:
+        factorizer = _telling(context, index, factorizer, activations, signed)
+    components = np.asarray(factorizer.components_, np.float32)
+    n_concepts = len(components)
+    stability = fold_stability(activations, images, components, settings)
     wide = find_wide(context, index) if automatic else no_properties(components.shape[1])
     components = np.concatenate([components, wide.directions])
     stability = np.concatenate([stability, wide.stability])
@@ -75,6 +80,48 @@ def fit_directions(context: Context, rows: np.ndarray, index: int) -> tuple[torc
         "converged": bool(factorizer.converged_),
     }
     return torch.as_tensor(components, device=context.split.device), wide, provenance
+
+
+def _factorized(activations: np.ndarray, n_concepts: int, signed: bool, settings: Settings) -> Factorizer:
+    k = int(min(n_concepts, *activations.shape))
+    factorizer = make_factorizer(settings.factorizer, k, signed=signed, seed=settings.seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # kept with the bank: "converged"
+        return factorizer.fit(activations)
+
+
+def _telling(context: Context, index: int, chosen: Factorizer, activations: np.ndarray, signed: bool) -> Factorizer:
+    """Return the chosen dictionary, or the largest candidate where that tells by far better what the model follows.
+
+    The number of concepts is chosen by what explains and comes back. What misleads the model may be small and share a
+    concept with something else then: nothing in the dictionary tells which images of one label are called the class.
+    """
+    largest = max(context.settings.candidates)
+    told = told_apart(context, index, chosen.components_)
+    if largest <= len(chosen.components_) or not told < TOLD:
+        return chosen
+    finer = _factorized(activations, largest, signed, context.settings)
+    return finer if told_apart(context, index, finer.components_) >= told + TELLS else chosen
+
+
+def told_apart(context: Context, index: int, components: Any) -> float:
+    """Return how well the best single concept tells which images of one label are predicted as the class.
+
+    An AUC, the mean over the groups of equal label (the class, other classes, none) that have both; NaN where none has.
+    """
+    rows = sample(population_rows(context, index)[0], TOLD_IMAGES, context.settings.seed)
+    W = torch.as_tensor(np.asarray(components, np.float32), device=context.split.device)
+    label = context.images["label_index"].to_numpy(dtype=float)[rows]
+    group = np.where(np.isnan(label), 2, label == index)
+    predicted = context.images["predicted_index"].to_numpy()[rows] == index
+    usable = [
+        g for g in np.unique(group) if min(predicted[group == g].sum(), (~predicted[group == g]).sum()) >= TOLD_BY
+    ]
+    if not usable:
+        return float("nan")
+    score = measure(context, rows, W).score
+    told = [[auc(column[group == g], predicted[group == g]) for g in usable] for column in score.T]
+    return float(np.mean(told, axis=1).max())
 
 
 def fold_stability(activations: np.ndarray, images: np.ndarray, components: Any, settings: Settings) -> np.ndarray:

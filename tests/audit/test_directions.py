@@ -3,10 +3,13 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from conceptatlas.audit.directions import MarginKept
+from conceptatlas.audit import directions
+from conceptatlas.audit.context import Settings
+from conceptatlas.audit.directions import MarginKept, told_apart
 from conceptatlas.concepts import choose_n_components
 from conceptatlas.extraction import Features
 
@@ -50,3 +53,62 @@ def test_a_weak_part_that_decides_the_class_is_counted():
     seeing = choose_n_components(rows, candidates=(2, 3), groups=groups, keep=MarginKept.of(head, features, 0))
     assert blind[3] - blind[2] < 0.1
     assert seeing.n_components == 3
+
+
+def mixed(n=80, positions=16, seed=0, followed=True):
+    """Activations of two parts that all images have and a tag that half of them have; the class follows the tag.
+
+    The first of two dictionaries has the tag and the second part as one direction, the second has three.
+    """
+    rng = np.random.default_rng(seed)
+    tagged, label = rng.random(n) < 0.5, rng.random(n) < 0.5
+    held = rng.gamma(2.0, size=(n, positions, 3))
+    held[..., 2] *= tagged[:, None] * (rng.random((n, positions)) < 0.2)
+    features = Features(torch.tensor(held @ np.eye(3, 12), dtype=torch.float32), None, (4, 4))
+    predicted = np.where(rng.random(n) < 0.9, tagged if followed else label, label)
+    images = pd.DataFrame({"predicted_index": predicted.astype(int), "label_index": label * 1.0})
+
+    def take(rows):
+        return features.replace(positions=features.positions[torch.as_tensor(np.asarray(rows))])
+
+    context = SimpleNamespace(
+        settings=Settings(candidates=(2, 3)), images=images, split=SimpleNamespace(device="cpu"), features=take,
+        blocks=lambda rows: [(rows, take(rows))],
+    )  # fmt: skip
+    blunt = np.eye(3, 12)[:2] + 0.7 * np.eye(3, 12)[2] * np.array([[0], [1]])
+    return context, blunt / np.linalg.norm(blunt, axis=1, keepdims=True), np.eye(3, 12)
+
+
+def test_a_dictionary_that_has_the_tag_tells_what_the_class_follows():
+    context, blunt, fine = mixed()
+    assert told_apart(context, 1, fine) > 0.85
+    assert told_apart(context, 1, blunt) < 0.8
+
+
+def test_where_predictions_are_labels_there_is_nothing_to_tell():
+    context, _, fine = mixed(followed=False)
+    assert np.isnan(told_apart(context, 1, fine))
+
+
+@pytest.mark.parametrize(("first", "taken"), [("blunt", 3), ("fine", 3)])
+def test_the_larger_dictionary_is_taken_only_where_it_tells_better(first, taken, monkeypatch):
+    context, blunt, fine = mixed()
+    chosen = SimpleNamespace(components_=blunt if first == "blunt" else fine)
+    tried = []
+
+    def factorized(activations, k, signed, settings):
+        tried.append(k)
+        return SimpleNamespace(components_=fine)
+
+    monkeypatch.setattr(directions, "_factorized", factorized)
+    found = directions._telling(context, 1, chosen, np.zeros((4, 12)), False)
+    assert len(found.components_) == taken
+    assert tried == ([3] if first == "blunt" else [])
+
+
+def test_a_larger_dictionary_that_tells_no_better_is_not_taken(monkeypatch):
+    context, blunt, _ = mixed()
+    chosen = SimpleNamespace(components_=blunt)
+    bad = SimpleNamespace(components_=np.eye(3, 12)[[0, 1, 1]])
+    monkeypatch.setattr(directions, "_factorized", lambda *_: bad)
+    assert directions._telling(context, 1, chosen, np.zeros((4, 12)), False) is chosen
