@@ -1,7 +1,7 @@
 """Do the maps point at what was planted, and does the choice find the map that does?
 
 ``python -m benchmarks.grounding [--only mobilenetv2 deit ...] [--images 24] [--timing]``
-``python -m benchmarks.grounding --parts [--only demo-vit]``
+``python -m benchmarks.grounding --parts [--only demo-vit] [--seeds 0 1 2]``
 
 For each setting (a model, a layer, a planted thing) it prints the share of unseen planted images in which a map's
 maximum lies on the planted pixels (within 1/16 of the side) for every candidate, the automatic choice, Grad-CAM of
@@ -17,6 +17,7 @@ concept of the class tells scenes with and without the part apart, and how often
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import os
 import time
@@ -144,6 +145,7 @@ def main() -> None:
     parser.add_argument("--timing", action="store_true", help="time the implicit map beside a gradient pass")
     parser.add_argument("--parts", action="store_true", help="the table of parts instead, for the demo's models")
     parser.add_argument("--factorizers", nargs="*", default=FACTORIZERS, help="of the table of parts")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0], help="of the fits of the table of parts")
     parser.add_argument("--quick", action="store_true", help="a smoke run: the demo's CNN, eight images")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
@@ -151,21 +153,21 @@ def main() -> None:
     if options.quick:
         options.only, options.images = ["demo-cnn"], 8
     if options.parts:
-        print_parts(options.only, options.factorizers)
+        print_parts(options.only, options.factorizers, options.seeds)
     else:
         print_settings(options.only, options.images, with_timing=options.timing)
 
 
-def print_parts(only: list[str], factorizers: Sequence[str]) -> None:
-    """Every part of every class of the demo's models, by each factorizer."""
+def print_parts(only: list[str], factorizers: Sequence[str], seeds: Sequence[int]) -> None:
+    """Every part of every class of the demo's models, by each factorizer and seed."""
     tables = []
     for name in ("cnn", "vit"):
         if only and f"demo-{name}" not in only:
             continue
-        for factorizer in factorizers:
-            table = part_table(f"demo-{name}", load_demo_model(name), SceneConfig(seed=0), factorizer)
+        for factorizer, seed in itertools.product(factorizers, seeds):
+            table = part_table(f"demo-{name}", load_demo_model(name), SceneConfig(seed=0), factorizer, seed=seed)
             print(f"\n{table.drop(columns=['model', 'factorizer']).round(2).to_string(index=False)}")
-            tables.append(summary(table))
+            tables.append(summary(table).assign(seed=seed))
             print(tables[-1].round(2).to_string(index=False), flush=True)
     print(f"\nheld: AUC >= {AUC} and maximum on the part in >= {POINTING:.0%} of the scenes")
     print(pd.concat(tables).round(2).to_string(index=False))

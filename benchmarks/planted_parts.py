@@ -1,6 +1,7 @@
 """Does every part that decides a class have a concept of its own that fires with it and points at it?
 
-For each class of a demo model, concepts are fitted as an audit fits them. Every deciding part (and the tag, in the
+For each class of a demo model, concepts are fitted as an audit fits them: as many as the class's margin needs, by the
+audit's own rule, whatever the factorizer (the directions of what changes whole images are left out). Every deciding part (and the tag, in the
 planted class) is then drawn into unseen scenes of the class and left out of the same scenes, all else alike. A concept
 is the part's where its score tells the two apart (ROC-AUC) and its map's maximum lies on the part. The concept is
 picked on half of the scenes and reported on the other half.
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from conceptatlas.audit.causal import sample
 from conceptatlas.audit.coefficients import positions_on, top_mean
 from conceptatlas.audit.context import Settings
+from conceptatlas.audit.directions import CHOICE_IMAGES, CHOICE_ROWS, MarginKept
 from conceptatlas.concepts import choose_n_components, make_factorizer
 from conceptatlas.demo.config import SceneConfig
 from conceptatlas.demo.scenes import Scene, make_scene
@@ -43,7 +46,8 @@ def part_table(
     rows, method = [], None
     for class_index in range(config.n_classes):
         mine = np.flatnonzero(predicted == class_index)
-        W = _concepts(features[mine], factorizer, seed)
+        count = _count(cut, images, mine, class_index, seed)
+        W = _concepts(features[mine], factorizer, count, seed)
         method = method or choose_map(cut, W, images[mine][:N_PROBE], seed=seed).method  # as in an audit: once
         for row in _parts_of_class(cut, W, method, config, class_index, prepare):
             rows.append({"model": name, "layer": cut.layer.name, "factorizer": factorizer, "k": len(W), **row})
@@ -60,15 +64,29 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()  # fmt: skip
 
 
-def _concepts(positions: torch.Tensor, factorizer: str, seed: int) -> torch.Tensor:
-    """Directions of a class, their number chosen with the audit's own factorizer."""
-    settings = Settings()
-    generator = torch.Generator().manual_seed(seed)
-    flat, groups = positions.flatten(0, 1), torch.arange(len(positions)).repeat_interleave(positions.shape[1])
-    taken = torch.randperm(len(flat), generator=generator)[: settings.max_rows].sort().values
-    A, groups = flat[taken].numpy(), groups[taken].numpy()
-    choice = choose_n_components(A, candidates=settings.candidates, seed=seed, factorizer="auto", groups=groups)
-    fitted = make_factorizer(factorizer, choice.n_components, signed=bool((A < 0).any()), seed=seed).fit(A)
+def _count(cut: SplitModel, images: torch.Tensor, mine: NDArray[np.int64], class_index: int, seed: int) -> int:
+    """How many concepts an audit gives the class (`conceptatlas.audit.directions.choose_count`, without a store)."""
+    positions = int(np.prod(cut.layer.grid))
+    chosen = sample(mine, max(CHOICE_IMAGES, CHOICE_ROWS // positions), seed)
+    with torch.inference_mode():
+        features = cut.encode(images[chosen])
+    choice = choose_n_components(
+        features.positions.flatten(0, 1).numpy(),
+        candidates=Settings().candidates,
+        seed=seed,
+        factorizer="auto",
+        groups=np.arange(len(chosen)).repeat(positions),
+        keep=MarginKept.of(cut, features, class_index),
+    )
+    return choice.n_components
+
+
+def _concepts(positions: torch.Tensor, factorizer: str, count: int, seed: int) -> torch.Tensor:
+    """Directions of a class."""
+    flat = positions.flatten(0, 1)
+    taken = torch.randperm(len(flat), generator=torch.Generator().manual_seed(seed))[: Settings().max_rows]
+    A = flat[taken.sort().values].numpy()
+    fitted = make_factorizer(factorizer, count, signed=bool((A < 0).any()), seed=seed).fit(A)
     return torch.as_tensor(np.asarray(fitted.components_, np.float32))
 
 
