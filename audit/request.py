@@ -30,7 +30,6 @@ from conceptatlas.concepts import (
 )
 from conceptatlas.extraction import (
     CutPoint,
-    ImageError,
     RayEngine,
     SplitModel,
     as_preprocess,
@@ -218,12 +217,18 @@ def _probe(source: Any, transform: Any) -> torch.Tensor:
     for i in np.linspace(0, len(source) - 1, min(len(source), 2 * PROBE_IMAGES)).astype(int):
         try:
             tensors.append(transform(source[int(i)].image))
-        except (ImageError, OSError):
+        except UserError:
+            raise
+        except Exception as error:  # the user's preprocessing; extraction skips such an image and records it
+            logger.debug("image %d is left out of the probe: %s", i, error)
             continue
         if len(tensors) == PROBE_IMAGES:
             break
     if not tensors:
         raise UserError("none of the images that were tried can be read; check that the folder holds photographs")
+    sizes = {tuple(tensor.shape) for tensor in tensors}
+    if len(sizes) > 1:
+        raise UserError(f"the preprocessing gives images of different sizes ({sorted(sizes)}): resize them to one")
     return torch.stack(tensors)
 
 

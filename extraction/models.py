@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import logging
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 from conceptatlas.extraction.checkpoints import load_weights, read_checkpoint
 from conceptatlas.extraction.errors import CheckpointError, UserError
+from conceptatlas.extraction.pairs import as_pair
 from conceptatlas.extraction.tracing import logits_in
 
 logger = logging.getLogger(__name__)
@@ -21,7 +23,7 @@ _HUB_PREFIXES = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
 def load_model(
-    model: nn.Module | str,
+    model: nn.Module | str | tuple[Callable[..., Any], Callable[..., Any]],
     *,
     checkpoint: str | os.PathLike[str] | None = None,
     num_classes: int | None = None,
@@ -32,8 +34,9 @@ def load_model(
     Parameters
     ----------
     model
-        A module (returned itself, its mode untouched), a timm name, a torchvision name, or either with the prefix
-        ``timm/`` or ``torchvision/``. A name that both know is timm's, unless only torchvision's fits `checkpoint`.
+        A module (returned itself, its mode untouched), a pair of callables ``(encoder, head)``, a timm name, a
+        torchvision name, or either with the prefix ``timm/`` or ``torchvision/``. A name that both know is timm's,
+        unless only torchvision's fits `checkpoint`.
     checkpoint
         Safetensors, or a torch file that holds weights only. Keys may carry wrappers (``model``, ``state_dict``) and
         prefixes (``module.``). Half-precision weights are cast to the model's type. The fit is strict.
@@ -63,10 +66,15 @@ def load_model(
     if num_classes is not None and num_classes < 1:
         raise UserError(f"num_classes={num_classes} leaves no class to explain: give 1 or more.")
     weights = read_checkpoint(checkpoint) if checkpoint is not None else None
+    if isinstance(model, (tuple, list)):
+        model = as_pair(model)
     if isinstance(model, nn.Module):
         return model if weights is None else load_weights(model, weights, str(checkpoint))
     if not isinstance(model, str):
-        raise UserError(f"model must be a torch module or a timm or torchvision name, not {type(model).__name__}.")
+        raise UserError(
+            "model must be a torch module, a pair of callables (encoder, head), or a timm or torchvision name, not "
+            f"{type(model).__name__}."
+        )
     if weights is None:
         return _build(model, _libraries(model)[0], num_classes, pretrained=pretrained is not False).eval()
     return _build_for(model, weights, str(checkpoint), num_classes).eval()

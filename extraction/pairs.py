@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from conceptatlas.extraction.errors import UserError
 from conceptatlas.extraction.tracing import Root
 
 Stretch = Callable[[torch.Tensor], Any]
@@ -33,6 +34,24 @@ class Pair(nn.Module):
     def forward(self, images: torch.Tensor) -> Any:
         """Return the head's output for the encoder's activations."""
         return self.head(self.encoder(images))
+
+
+def as_pair(pair: Sequence[Any]) -> Pair:
+    """Return two callables as one model.
+
+    Raises
+    ------
+    UserError
+        They are not two, or not callable.
+
+    Examples
+    --------
+    >>> as_pair((torch.relu, torch.sum))(torch.tensor([-1.0, 2.0]))
+    tensor(2.)
+    """
+    if len(pair) != 2 or not all(callable(part) for part in pair):
+        raise UserError("a model given in parts must be a pair of callables (encoder, head)")
+    return Pair(pair[0], pair[1])
 
 
 def encoder_of(model: Any) -> Stretch:

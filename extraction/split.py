@@ -14,7 +14,7 @@ from conceptatlas.extraction.anatomy import Anatomy, anatomy
 from conceptatlas.extraction.cutpoints import as_model, find_cut_point
 from conceptatlas.extraction.errors import LayerError, UserError
 from conceptatlas.extraction.features import Features, to_features, to_value
-from conceptatlas.extraction.pairs import Pair, Stretch
+from conceptatlas.extraction.pairs import Stretch, as_pair
 from conceptatlas.extraction.points import CutPoint
 from conceptatlas.extraction.tracing import OutputFunction, evaluated
 
@@ -234,16 +234,10 @@ def split(
     >>> features.positions.shape, torch.equal(halves.head(features), model(images)), halves.head_is_affine
     (torch.Size([5, 64, 4]), True, True)
     """
-    whole = _as_pair(model) if isinstance(model, (tuple, list)) else as_model(model)
+    whole = as_pair(model) if isinstance(model, (tuple, list)) else as_model(model)
     found = anatomy(whole, input_size, output_fn)
     if isinstance(layer, str) and layer == "auto":
         from conceptatlas.extraction.probe import choose_layer
 
         return choose_layer(SplitModel(whole, found.points[-1], found, output_fn=output_fn), probe)
     return SplitModel(whole, find_cut_point(layer, found, whole), found, output_fn=output_fn)
-
-
-def _as_pair(pair: Sequence[Any]) -> Pair:
-    if len(pair) != 2 or not all(callable(part) for part in pair):
-        raise UserError("a model given in parts must be a pair of callables (encoder, head)")
-    return Pair(pair[0], pair[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -41,11 +42,23 @@ class Preprocessor(Protocol):
         ...
 
 
+_CARRIED = "normalised"
+
+
+@dataclass(frozen=True)
+class _Carried:
+    """The tensor that a view was drawn from, with the view's bytes, by which a part or a changed view is told."""
+
+    pixels: bytes
+    tensor: torch.Tensor
+
+
 class CallablePreprocess:
     """A user's function from a PIL image to a tensor, as a preprocessing.
 
     A torchvision ``Compose`` is divided at the step that makes the tensor, which gives an exact view. For any other
-    function the view is drawn from the tensor itself (right in place, approximate in colour), and `tensor` is refused.
+    function the view is drawn from the tensor itself (right in place, approximate in colour) and carries it along;
+    `tensor` is refused for anything but such a view as it is.
 
     Parameters
     ----------
@@ -85,7 +98,9 @@ class CallablePreprocess:
         pixels = self(image)
         low, high = pixels.amin(), pixels.amax()
         scaled = (pixels - low) / (high - low).clamp_min(1e-12) * 255
-        return Image.fromarray(scaled.round().byte().permute(1, 2, 0).numpy())
+        view = Image.fromarray(scaled.round().byte().permute(1, 2, 0).numpy())
+        view.info[_CARRIED] = _Carried(view.tobytes(), pixels)
+        return view
 
     def tensor(self, view: Image.Image) -> torch.Tensor:
         """Return the normalised tensor (3, h, w) of a view.
@@ -96,6 +111,9 @@ class CallablePreprocess:
             The function is opaque: where the geometry ends and the numbers begin cannot be told.
         """
         if self._halves is None:
+            carried = view.info.get(_CARRIED)
+            if carried is not None and carried.pixels == view.tobytes():
+                return carried.tensor
             raise UserError(
                 "this preprocessing is one opaque function, so a part of a view cannot be normalised by it; "
                 "pass Preprocess(size, crop, interpolation, mean, std) or a torchvision Compose."

@@ -178,6 +178,14 @@ def test_class_head_is_asked_for():
         check_class_head(timm.create_model("test_resnet", num_classes=0))
 
 
+def test_pair_of_callables_is_a_model():
+    encoder, head = nn.Conv2d(3, 4, 1), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.equal(load_model((encoder, head))(images), head(encoder(images)))
+    with pytest.raises(UserError, match="pair of callables"):
+        load_model((encoder, head, head))
+
+
 class TestTensorOf:
     logits = torch.zeros(2, 5)
 

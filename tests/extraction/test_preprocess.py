@@ -185,6 +185,15 @@ class TestCallable:
         with pytest.raises(UserError, match="opaque"):
             wrapped.tensor(picture)
 
+    def test_view_of_an_opaque_function_carries_its_tensor_and_a_part_of_it_does_not(self, picture):
+        wrapped = as_preprocess(lambda image: torch.from_numpy(np.array(image.resize((8, 6)))).permute(2, 0, 1) / 99.0)
+        image = picture(30, 20)
+        view = wrapped.view(image)
+        assert torch.equal(wrapped.tensor(view), wrapped(image))
+        for changed in (view.crop((0, 0, 4, 4)), view.point(lambda value: 255 - value)):
+            with pytest.raises(UserError, match="opaque"):
+                wrapped.tensor(changed)
+
     def test_random_function_is_refused(self):
         with pytest.raises(UserError, match="random"):
             as_preprocess(lambda image: torch.rand(3, 4, 4))
