@@ -69,7 +69,7 @@ class Anatomy:
         key = (start.index if start else None, stop.index if stop else None)
         if key not in self.segments:
             nodes = (self.nodes[start.index] if start else None, self.nodes[stop.index] if stop else None)
-            self.segments[key] = segment(self.trace.nodes, self.shapes, *nodes)
+            self.segments[key] = segment(self.trace.nodes, self.shapes, *nodes, root)
         part = self.segments[key]
         return lambda value: part(root, value)
 

@@ -12,6 +12,7 @@ from torch import fx, nn
 from torch.fx.node import map_arg
 
 from conceptatlas.extraction.liveness import image_values
+from conceptatlas.extraction.readout import compute_what_is_read
 
 Visitor = Callable[[fx.Node, Any], None]
 
@@ -95,9 +96,13 @@ class Segment:
 
 
 def segment(
-    nodes: Sequence[fx.Node], shapes: dict[fx.Node, BatchShape], start: fx.Node | None, stop: fx.Node | None
+    nodes: Sequence[fx.Node],
+    shapes: dict[fx.Node, BatchShape],
+    start: fx.Node | None,
+    stop: fx.Node | None,
+    root: nn.Module,
 ) -> Segment:
-    """Compile the part of a graph from ``start`` (None: the images) to ``stop`` (None: the output)."""
+    """Compile the part of a graph of ``root`` from ``start`` (None: the images) to ``stop`` (None: the output)."""
     first = start if start is not None else next(node for node in nodes if node.op == "placeholder")
     last = stop if stop is not None else nodes[-1]
     needed, shaped = _between(nodes, first, last)
@@ -109,6 +114,8 @@ def segment(
         if node in needed and node.op != "output":
             copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(map_arg(last.args[0], copies.__getitem__) if last.op == "output" else copies[last])
+    lengths = {copy: shapes[node].at(2) for node, copy in copies.items() if node in shapes}
+    compute_what_is_read(graph, lengths, root)
     return Segment(_compiled(graph), tuple(shapes[node] for node in shaped))
 
 
