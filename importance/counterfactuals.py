@@ -7,7 +7,7 @@ concepts are changed greedily with a new forward pass each, and those not needed
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -127,13 +127,14 @@ def counterfactual(
 
 @dataclass(frozen=True)
 class _Moves:
-    """The changes that one image may undergo, and the target under any set of them."""
+    """The changes that one image may undergo, and the target under any set of them, of which each is run once."""
 
     parts: Decomposition
     features: Any
     moves: Tensor
     target: Target
     threshold: float
+    known: dict[bytes, Tensor] = field(default_factory=dict)
 
     @classmethod
     def build(cls, parts: Decomposition, image: int, moves: Tensor, threshold: float) -> _Moves:
@@ -148,6 +149,12 @@ class _Moves:
 
     def outputs(self, chosen: NDArray[np.bool_]) -> Tensor:
         """Return the head's outputs under each set of changes ``(n, k)``, ``(n, n_classes)``."""
+        new = [row for row in chosen if row.tobytes() not in self.known]
+        if new:
+            self.known.update(zip((row.tobytes() for row in new), self._run(np.stack(new)), strict=True))
+        return torch.stack([self.known[row.tobytes()] for row in chosen])
+
+    def _run(self, chosen: NDArray[np.bool_]) -> Tensor:
         masks = torch.as_tensor(chosen).to(self.moves)
 
         def some(part: slice) -> Tensor:
@@ -180,7 +187,7 @@ def _one(moves: _Moves, change: str, inside: NDArray[np.bool_]) -> Counterfactua
 def _decided_otherwise(moves: _Moves, change: str, inside: NDArray[np.bool_]) -> Counterfactual:
     """Let any class but the predicted one win."""
     k = moves.n_concepts
-    output = moves.outputs(_sets([[]], k))[0]
+    output = moves.outputs(_sets([[], *([concept] for concept in range(k))], k))[0]
     if len(output) < 2:
         raise ValueError("the model has a single output; give a target")
     predicted = int(output.argmax())
