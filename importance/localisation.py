@@ -32,6 +32,8 @@ STRONGEST = 0.10  # of an image's positions say how much of a concept it holds
 MARGIN = 0.05  # by how much localisation must beat chance
 ROUNDS = ((24, 5), (64, 2), (128, 1))  # covers that each candidate has had by then, and how many candidates go on
 TIE = 0.10  # of the best score: within it, the earlier candidate of the list is taken
+SURE, CLEAR = 2.0, 3.0  # standard errors from which on a candidate is out, and from which on a concept is decided
+ENOUGH = 6  # covers with their shifts, before a concept is
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def choose_map(
     """Choose, by covering what each candidate points at, the map that a model's concepts at this layer are shown with.
 
     Every candidate gets the same covers on the same (image, concept) pairs; the field is cut after each of three
-    rounds, and the winner is then measured on every pair beside chance. Candidates within `TIE` of the best count as
+    rounds to those that can still win, and the winner is then measured on every pair beside chance, with half of the
+    covers where these decide. Candidates within `TIE` of the best count as
     equal, and the earlier one in the list is taken: by default the one read nearest to the concepts' layer, because
     gradients grow noisier with every block. The cost, with the default candidates (13 for four earlier cut points)
     and k concepts on 4 images each, is at most about 720 + 32 k forward passes and 4 k backward passes, whatever the
@@ -218,7 +221,7 @@ def _design(n_pairs: int) -> list[_Cell]:
 
 
 def _race(test: _CoverTest, maps: dict[str, torch.Tensor]) -> tuple[pd.DataFrame, torch.Tensor]:
-    """Successive halving: all candidates on the first cells, the best on more. A table, and the winner's falls.
+    """Successive halving: all candidates on the first cells, those that can still win on more. A table, winner's falls.
 
     The first candidate stays in to the end, so that a few unlucky covers cannot lose the most direct map.
     """
@@ -233,8 +236,11 @@ def _race(test: _CoverTest, maps: dict[str, torch.Tensor]) -> tuple[pd.DataFrame
             reached[name] = number
         done = min(covers, len(cells))
         if number < len(ROUNDS):
-            best = sorted(runners, key=lambda name: -float(falls[name].mean()))[:keep]
+            able = _able({name: falls[name] for name in runners})
+            best = sorted(able, key=lambda name: -float(falls[name].mean()))[:keep]
             runners = [name for name in runners if name in best or name == first]
+        if len(runners) == 1:
+            break
     winner = next(name for name in runners if _ties({name: falls[name] for name in runners}, name))
     rows = [
         {
@@ -249,6 +255,25 @@ def _race(test: _CoverTest, maps: dict[str, torch.Tensor]) -> tuple[pd.DataFrame
     return table, falls[winner]
 
 
+def _able(falls: dict[str, torch.Tensor]) -> list[str]:
+    """Return the candidates that may still win: no other leads one, and it leads every earlier one, beyond a tie."""
+    names = list(falls)
+
+    def leads(name: str, other: str) -> tuple[float, float]:
+        """The bounds of one's lead over another, beyond what counts as equal."""
+        lead = falls[name] - falls[other]
+        doubt = SURE * float(lead.std()) / len(lead) ** 0.5 if len(lead) > 1 else float("inf")
+        beyond = float(lead.mean()) - TIE * float(falls[name].mean())
+        return beyond - doubt, beyond + doubt
+
+    return [
+        name
+        for place, name in enumerate(names)
+        if not any(leads(other, name)[0] > 0 for other in names if other != name)
+        and not any(leads(name, earlier)[1] <= 0 for earlier in names[:place])
+    ]
+
+
 def _ties(falls: dict[str, torch.Tensor], name: str) -> bool:
     """Whether the best candidate leads this one by no more than `TIE` of its score or the lead's standard error."""
     best = max(falls.values(), key=lambda values: float(values.mean()))
@@ -260,21 +285,42 @@ def _ties(falls: dict[str, torch.Tensor], name: str) -> bool:
 def _measured(
     test: _CoverTest, method: str, maps: torch.Tensor, fall: torch.Tensor, table: pd.DataFrame, k: int, seed: int
 ) -> MapChoice:
-    """A candidate's localisation and chance, concept by concept, on every cell of the design; `fall` is begun."""
+    """A candidate's localisation and chance, concept by concept, on the cells of the design; `fall` is begun.
+
+    Half of the cells, and the other half of those concepts of which the first does not tell whether they are known.
+    """
     cells = _design(len(test.pairs))
     generator = torch.Generator().manual_seed(seed)
-    begun = len(fall)
-    fall = torch.cat([fall, test.falls(cells[begun:], maps)])
-    by_chance = test.falls(cells, maps, generator)
     owner = test.pairs[[cell.pair for cell in cells], 1].cpu().numpy()
+    covered, shifted = np.full(len(cells), np.nan), np.full(len(cells), np.nan)
+    covered[: len(fall)] = fall.double().cpu().numpy()
+    place, n_covers = np.arange(len(cells)), 0
+    for some in (place < len(cells) // 2, place >= len(cells) // 2):
+        clear = [c for c in np.unique(owner) if _is_clear(_paired(covered, shifted, owner == c))]
+        rest = np.flatnonzero(some & ~np.isin(owner, clear))
+        new = rest[np.isnan(covered[rest])]
+        covered[new] = test.falls([cells[i] for i in new], maps).double().cpu().numpy()
+        shifted[rest] = test.falls([cells[i] for i in rest], maps, generator).double().cpu().numpy()
+        n_covers += len(new) + len(rest)
     localisation, chance, known = np.full(k, np.nan), np.full(k, np.nan), np.zeros(k, dtype=bool)
     for concept in np.unique(owner):
         mine = owner == concept
-        covered, shifted = (falls.double().cpu().numpy()[mine] for falls in (fall, by_chance))
-        localisation[concept], chance[concept] = covered.mean(), shifted.mean()
-        known[concept] = _is_beyond(covered - shifted)
-    forwards = sum(table["covers"].tolist()) + 2 * len(cells) - begun
-    return MapChoice(method, localisation, chance, known, table, forwards)
+        localisation[concept], chance[concept] = np.nanmean(covered[mine]), np.nanmean(shifted[mine])
+        known[concept] = _is_beyond(_paired(covered, shifted, mine))
+    return MapChoice(method, localisation, chance, known, table, sum(table["covers"].tolist()) + n_covers)
+
+
+def _paired(covered: NDArray[np.float64], shifted: NDArray[np.float64], mine: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The gains over chance of those cells that have been measured both ways."""
+    gain = (covered - shifted)[mine]
+    return gain[np.isfinite(gain)]
+
+
+def _is_clear(gain: NDArray[np.float64]) -> bool:
+    """Whether a gain over chance lies so far from the margin that more covers would not tell otherwise."""
+    if len(gain) < ENOUGH:
+        return False
+    return bool(abs(gain.mean() - MARGIN) > CLEAR * gain.std(ddof=1) / len(gain) ** 0.5)
 
 
 def _is_beyond(gain: NDArray[np.float64]) -> bool:
