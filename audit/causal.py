@@ -68,13 +68,16 @@ class Probe:
         features: Features,
         directions: torch.Tensor,
         wide: ImageWide | None = None,
+        *,
+        logits: torch.Tensor | None = None,
     ) -> Probe:
-        """Compute coefficients and logits of some images.
+        """Compute coefficients and logits of some images, these only where they are not at hand.
 
         The coefficients of the last directions, which are those of `wide`, are the same at every position.
         """
         with torch.no_grad():
-            logits = split.head(features) if len(rows) else features.positions.new_zeros(0, split.n_classes)
+            if logits is None:
+                logits = split.head(features) if len(rows) else features.positions.new_zeros(0, split.n_classes)
             u = positions_on(features, directions)
             if wide is not None and len(wide):
                 u[..., -len(wide) :] = wide.scores(features).to(u)[:, None]

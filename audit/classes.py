@@ -11,12 +11,19 @@ import torch
 
 from conceptatlas.audit.atlas import ClassAtlas
 from conceptatlas.audit.causal import sample
-from conceptatlas.audit.coefficients import ImageCoefficients, ImageContributions, measure, measure_class, positions_on
+from conceptatlas.audit.coefficients import (
+    ImageCoefficients,
+    ImageContributions,
+    measure,
+    measure_class,
+    positions_on,
+    top_mean,
+)
 from conceptatlas.audit.context import Context
 from conceptatlas.audit.directions import fit_directions
 from conceptatlas.audit.examples import build_pool, example_table, store_views, top_rows
 from conceptatlas.audit.foreground import Foreground, foreground_of
-from conceptatlas.audit.panels import image_maps, what_flips
+from conceptatlas.audit.panels import image_maps, tried, what_flips
 from conceptatlas.audit.parts import Parts, find_parts
 from conceptatlas.audit.shortcuts import describe_population, evidence, population_rows, presence_thresholds
 from conceptatlas.audit.slice_words import slice_words
@@ -85,7 +92,7 @@ def sobol_indices(context: Context, rows: np.ndarray, directions: torch.Tensor, 
     if split.head_is_affine:
         blocks = (features for _, features in context.blocks(rows))
         return pooled([concept_importance(split, f, positions_on(f, directions), directions, index) for f in blocks])
-    features = context.features(sample(rows, settings.sobol_images, settings.seed))
+    features = context.features(tried(context, rows))
     u = positions_on(features, directions)
     return concept_importance(
         split, features, u, directions, index, max_designs=settings.sobol_designs, seed=settings.seed
@@ -98,9 +105,11 @@ def locate(context: Context, rows: np.ndarray, directions: torch.Tensor, found: 
     best = {int(r) for column in found.score.T for r in top_rows(column, rows, per_concept)}
     chosen = sample(np.array(sorted(best)), context.settings.max_probe, context.settings.seed)
     views = context.readable_views(chosen)
-    images = context.tensors([views[row] for row in sorted(views)])
+    kept = np.array(sorted(views), dtype=int)
+    images = context.tensors([views[row] for row in kept])
+    presence = top_mean(positions_on(context.features(kept), directions))
     methods = None if context.map_method is None else [context.map_method]
-    return choose_map(context.split, directions, images, methods=methods, seed=context.settings.seed)
+    return choose_map(context.split, directions, images, presence=presence, methods=methods, seed=context.settings.seed)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from conceptatlas.audit.coefficients import positions_on
 from conceptatlas.audit.context import Context
 from conceptatlas.importance import concept_maps
 
@@ -52,15 +53,19 @@ def build_pool(context: Context, rows: np.ndarray, directions: torch.Tensor, met
     views = context.readable_views(rows)
     kept = np.array(sorted(views), dtype=int)
     shown = [views[row] for row in kept]
-    raw = [
-        concept_maps(context.split, directions, context.tensors(shown[i : i + 16]), method=method)
-        .detach()
-        .cpu()
-        .numpy()
-        for i in range(0, len(shown), 16)
-    ]
+    raw = [_maps_of(context, kept[i : i + 16], shown[i : i + 16], directions, method) for i in range(0, len(shown), 16)]
     maps = np.concatenate(raw) if raw else np.zeros((0, len(directions), 1, 1), dtype=np.float32)
     return make_pool(kept, shown, maps)
+
+
+def _maps_of(
+    context: Context, rows: np.ndarray, views: list[Image.Image], directions: torch.Tensor, method: str
+) -> np.ndarray:
+    """Return the maps (n, k, h, w) of all concepts on some images; coefficients are read from the store."""
+    if method == "coefficients":
+        features = context.features(rows)
+        return positions_on(features, directions).mT.reshape(len(rows), -1, *features.grid).float().cpu().numpy()
+    return concept_maps(context.split, directions, context.tensors(views), method=method).detach().cpu().numpy()
 
 
 def make_pool(rows: np.ndarray, views: list[Image.Image], maps: np.ndarray) -> Pool:
@@ -199,7 +204,7 @@ def store_views(context: Context, views: dict[int, Image.Image]) -> dict[int, st
 
 def _store(view: Image.Image, folder: Path) -> str:
     buffer = io.BytesIO()
-    view.save(buffer, format="WEBP", quality=85, method=4)
+    view.save(buffer, format="WEBP", quality=85, method=2)  # 4: twice the time, 3 % smaller
     name = hashlib.sha256(buffer.getvalue()).hexdigest()[:20] + ".webp"
     path = folder / name
     if not path.exists():

@@ -7,8 +7,9 @@ class itself does neither: other classes rarely hold it. Each figure stands in t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from conceptatlas.audit.wide import ImageWide
 
 PERMUTATIONS = 1000
+FEW = 8  # images that a concept is edited in where labels acquit it, or where this moves nothing
+STILL = 0.01  # mean change of the class's probability below which nothing is moved
 MISLEADS = MISSES = CAUSES = ADDS = 0.1
 SIGNIFICANT = 0.05
 FOREIGN = 0.5
@@ -126,7 +129,8 @@ def evidence(
             "p_raw": p_values[concept],
         }
         row |= observed(population, present[:, concept], population.score[:, concept])
-        row |= _causal(context, index, probes, holds, concept, directions, reference)
+        most = FEW if acquitted(row) else context.settings.max_probe
+        row |= _causal(context, index, probes, holds, concept, directions, reference, most)
         rows.append(row)
     return pd.DataFrame(rows).reindex(columns=EVIDENCE_COLUMNS)
 
@@ -208,10 +212,12 @@ def build_probes(
     settings = context.settings
     inside = sample(population.rows[population.predicted], 2 * settings.max_probe, settings.seed)
     outside = sample(population.rows[~population.predicted], settings.max_probe, settings.seed)
-    return (
-        Probe.build(context.split, inside, context.features(inside), directions, wide),
-        Probe.build(context.split, outside, context.features(outside), directions, wide),
-    )
+
+    def probe(rows: np.ndarray) -> Probe:
+        logits = directions.new_tensor(context.store.logits_of(rows))
+        return Probe.build(context.split, rows, context.features(rows), directions, wide, logits=logits)
+
+    return probe(inside), probe(outside)
 
 
 def _causal(
@@ -222,16 +228,46 @@ def _causal(
     concept: int,
     directions: torch.Tensor,
     reference: torch.Tensor,
+    most: int,
 ) -> dict[str, float]:
     inside, outside = probes
     held = inside.select(np.flatnonzero([holds[int(r)] for r in inside.rows])[: context.settings.max_probe])
     strange = outside.select(np.flatnonzero([not holds[int(r)] for r in outside.rows]))
-    removed: Effect = removal_effect(context.split, held, directions, concept, index, reference)
-    added = addition_effect(context.split, strange, held, directions, concept, index)
+
+    def remove(some: np.ndarray) -> Effect:
+        return removal_effect(context.split, held.select(some), directions, concept, index, reference)
+
+    def add(some: np.ndarray) -> Effect:
+        donors = held.select(some % max(len(held.rows), 1) if len(held.rows) else some[:0])
+        return addition_effect(context.split, strange.select(some), donors, directions, concept, index)
+
+    removed, added = in_steps(remove, len(held.rows), most), in_steps(add, len(strange.rows), most)
     return {
         "ablation_effect": removed.change, "ablation_flips": removed.flipped, "n_ablated": removed.n,
         "addition_effect": added.change, "addition_flips": added.flipped, "n_added": added.n,
     }  # fmt: skip
+
+
+def in_steps(effect_on: Callable[[np.ndarray], Effect], n: int, most: int) -> Effect:
+    """Return the effect of an edit on at most `most` of n images, on a few where it does nothing to these."""
+    few = effect_on(np.arange(min(n, FEW)))
+    if few.n < FEW or min(n, most) == FEW or (abs(few.change) < STILL and few.flipped == 0):
+        return few
+    rest = effect_on(np.arange(FEW, min(n, most)))
+    total = few.n + rest.n
+    change, flipped = (
+        (few.n * one + rest.n * other) / total
+        for one, other in ((few.change, rest.change), (few.flipped, rest.flipped))
+    )
+    return Effect(change, flipped, total)
+
+
+def acquitted(row: dict[str, Any]) -> bool:
+    """Whether neither gap is proven, so that rank and grade are the lowest whatever the edits show."""
+    gaps = [
+        row[f"{name}_gap_low"] for name in ("accuracy", "false_positive") if np.isfinite(row.get(f"{name}_gap", np.nan))
+    ]
+    return bool(gaps) and max(gaps) <= 0
 
 
 def finish(rows: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from conceptatlas.audit.shortcuts import Population, finish, observed, presence_thresholds, stratified_permutation
+from conceptatlas.audit.causal import Effect
+from conceptatlas.audit.shortcuts import (
+    FEW,
+    Population,
+    acquitted,
+    finish,
+    in_steps,
+    observed,
+    presence_thresholds,
+    stratified_permutation,
+)
 
 
 def planted(n=400, seed=0, follow=0.9):
@@ -122,3 +132,39 @@ def test_no_evidence_at_all_gives_an_empty_table_with_its_columns():
     frame = finish(pd.DataFrame())
     assert len(frame) == 0
     assert {"class", "concept", "grade"} <= set(frame.columns)
+
+
+def edited(change, flipped, asked):
+    def effect_on(some):
+        asked.extend(some.tolist())
+        return Effect(float(np.mean(change[some])), float(np.mean(flipped[some])), len(some))
+
+    return effect_on
+
+
+def test_an_edit_that_does_nothing_to_a_few_images_is_not_tried_on_more():
+    asked = []
+    assert in_steps(edited(np.zeros(32), np.zeros(32), asked), 32, 32).n == FEW
+    assert asked == list(range(FEW))
+
+
+@pytest.mark.parametrize("n", [3, FEW, 20, 32])
+def test_an_edit_that_does_something_is_measured_on_every_image_once(n):
+    rng, asked = np.random.default_rng(0), []
+    change, flipped = rng.uniform(-1, -0.2, n), rng.integers(0, 2, n)
+    found = in_steps(edited(change, flipped, asked), n, 32)
+    assert asked == list(range(n))
+    assert found == Effect(pytest.approx(change.mean()), pytest.approx(flipped.mean()), n)
+
+
+def test_only_labels_acquit_a_concept():
+    nothing = {
+        "accuracy_gap": 0.1,
+        "accuracy_gap_low": -0.2,
+        "false_positive_gap": np.nan,
+        "false_positive_gap_low": -1.0,
+    }
+    assert acquitted(nothing)
+    assert not acquitted(nothing | {"false_positive_gap": 0.5, "false_positive_gap_low": 0.1})
+    assert not acquitted({})
+    assert finish(pd.DataFrame([evidence_row(**nothing)])).loc[0, ["grade", "suspicion"]].tolist() == ["D", 0.0]
