@@ -1,14 +1,18 @@
-"""Quadratic Legendre chaos fitted to values and gradients: total Sobol indices from few designs.
+"""Legendre chaos fitted to values and gradients: total Sobol indices from few designs.
 
 On independent masks m, uniform on [0, 1], a function is expanded in products of orthonormal Legendre polynomials
 (Sudret 2008)::
 
     f(m) = sum_a c_a Psi_a(m),   V(f) = sum_{a != 0} c_a^2,   V S_Ti = sum_{a: a_i > 0} c_a^2
 
-All terms up to total degree two, and those of single concepts up to degree four, are fitted by ridge regression to the
-values and the mask gradients. Squares of shrunken coefficients would be too small, so each counts with its uncertainty.
-What the fit leaves of the values is the variance of effects of higher order; they are shared out as what it leaves of
-the gradients says, three concepts to an effect. What is so added to the squares widens the interval by as much.
+Products of two linear terms, and single-variable terms up to degree four, are fitted to the values and the mask
+gradients by Bayesian regression. How large the terms of each concept are, and how much of its derivatives and of the
+values the terms cannot follow, is taken from the fit itself and the fit repeated (automatic relevance determination and
+evidence, MacKay 1992): a head that saturates in one concept has derivatives of it that tell little, and those of the
+others still count. Squares of shrunken coefficients would be too small, so each counts with its uncertainty. What the
+fit leaves of the values is the variance of effects of higher order, three concepts to an effect; the concepts take part
+in them as they do in what was found. The interval widens by the uncertainty, and by what the effects of higher order
+would be if they were as what the fit leaves of the gradients says.
 """
 
 from __future__ import annotations
@@ -27,9 +31,10 @@ from conceptatlas.importance.masks import Masks, Values
 FIRST_DESIGNS = 8
 """Designs of the first fit; doubled until two fits agree."""
 
-_RIDGE = 0.3
-_LEAST_SCALE = 0.05
-_ROUNDS = 3
+_ROUNDS = 3  # of the fit, each with what the last one says of sizes and noise
+_PRODUCTS = 3.0  # expected square of a product of two linear terms, over that of the linear ones and over k
+_VALUE_NOISE, _SLOPE_NOISE = 0.05, 0.2  # shares of the squares that the first round takes for noise
+_LEAST = 1e-10  # noise, and squares of terms, never count as less than this share of the signal
 _CONCEPTS_PER_EFFECT = 3.0
 _DEGREE = 4
 
@@ -76,14 +81,20 @@ class Basis:
         products = np.flatnonzero((first == concept) | (second == concept))
         return np.concatenate([1 + concept + k * np.arange(_DEGREE), 1 + _DEGREE * k + products])
 
-    def prior(self, scale: Values) -> Values:
-        """Return the relative expected square of each term after the linear ones, from the scales ``(k,)``.
+    def prior(self, squares: Values) -> Values:
+        """Return the expected square of each term, from the squares of the linear terms ``(k,)``.
 
         A product is expected to be large where both of its concepts are, and a higher degree to be smaller.
         """
         first, second = np.triu_indices(self.n_concepts, k=1)
-        single = [scale**2 / (degree - 1) ** 2 for degree in range(2, _DEGREE + 1)]
-        return np.concatenate([*single, scale[first] * scale[second]])
+        single = [squares / degree**2 for degree in range(1, _DEGREE + 1)]
+        products = _PRODUCTS / self.n_concepts * np.sqrt(squares[first] * squares[second])
+        return np.concatenate([*single, products])
+
+    def squares(self, expected: Values) -> Values:
+        """Return the squares of the linear terms ``(k,)`` that fit those of all single-variable terms."""
+        single = expected[1 : 1 + _DEGREE * self.n_concepts].reshape(_DEGREE, self.n_concepts)
+        return (single * (np.arange(1, _DEGREE + 1) ** 2)[:, None]).mean(axis=0)
 
 
 def _legendre(x: Values, degree: int, *, slope: bool = False) -> Values:
@@ -116,138 +127,144 @@ def fit_chaos(masks: Masks, values: Values, gradients: Values, *, n_parts: int =
     >>> fit.total[:, 0].round(6).tolist()
     [0.666667, 0.166667, 0.166667]
     """
-    rows = _Rows.build(masks, values, gradients)
+    rows = _Rows.of(masks)
     parts = np.array_split(np.arange(len(masks)), min(n_parts, len(masks))) if n_parts else []
-    gram, right = rows.normal_equations(slice(None))
-    fit = _Fit.of(rows, gram, right)
-    estimates = [fit.indices(fit.coefficients)]
-    for part in parts:
-        part_gram, part_right = rows.normal_equations(part)
-        estimates.append(fit.indices(fit.solve(gram - part_gram, right - part_right)))
-    stacked = np.stack(estimates)
-    stacked[..., is_flat(values) & (np.abs(gradients).max(axis=(0, 1)) <= ROUNDING * np.abs(values).max(axis=0))] = 0.0
-    slack = (fit.doubt() + 1e-6) * (stacked[0] > 0)
-    return Estimate(total=stacked[0], replicates=stacked[1:], slack=slack, beyond=fit.share_beyond())
+    flat = is_flat(values) & (np.abs(gradients).max(axis=(0, 1)) <= ROUNDING * np.abs(values).max(axis=0))
+    n_functions, k = values.shape[1], masks.shape[1]
+    total, slack, beyond = np.zeros((k, n_functions)), np.zeros((k, n_functions)), np.zeros(n_functions)
+    replicates = np.zeros((len(parts), k, n_functions))
+    for one in np.flatnonzero(~flat):
+        fit = _Fit.of(rows, *_scaled(values[:, one], gradients[..., one]))
+        total[:, one], beyond[one] = fit.indices(fit.coefficients), fit.share_beyond()
+        slack[:, one] = (fit.doubt() + 1e-6) * (total[:, one] > 0)
+        for number, part in enumerate(parts):
+            replicates[number, :, one] = fit.indices(fit.without(part))
+    return Estimate(total=total, replicates=replicates, slack=slack, beyond=beyond)
+
+
+def _scaled(values: Values, gradients: Values) -> tuple[Values, Values]:
+    """Values and derivatives about the mean, in units in which a linear term counts the same in both."""
+    centred, slopes = values.astype(np.float64) - values.mean(), gradients.astype(np.float64) / np.sqrt(12.0)
+    size = np.sqrt(max((slopes**2).sum(axis=1).mean(), (centred**2).mean()))
+    return centred / size, slopes / size
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """The regression: terms and their derivatives against values and gradients, each function at unit gradient."""
+    """The regression's terms and their derivatives on one design, and their products."""
 
     basis: Basis
     terms: Values
     slopes: tuple[Values, ...]
     where: tuple[NDArray[np.int64], ...]
-    values: Values
-    gradients: Values
-    weight: float
 
     @classmethod
-    def build(cls, masks: Masks, values: Values, gradients: Values) -> _Rows:
+    def of(cls, masks: Masks) -> _Rows:
         k = masks.shape[1]
-        basis, every = Basis(k), range(k)
-        size = np.sqrt((gradients**2).mean(axis=(0, 1)))
-        size = np.where(size > 0, size, 1.0) * np.sqrt(12.0)
+        basis = Basis(k)
         return cls(
             basis,
             terms=basis.values(masks),
-            slopes=tuple(basis.slopes(masks, concept) for concept in every),
-            where=tuple(basis.containing(concept) for concept in every),
-            values=np.sqrt(12.0) * values / size,
-            gradients=gradients / size,
-            # An effect of order three disturbs every value, but only three of k derivatives.
-            weight=min(1.0, 3.0 / k),
+            slopes=tuple(basis.slopes(masks, concept) for concept in range(k)),
+            where=tuple(basis.containing(concept) for concept in range(k)),
         )
 
-    @property
-    def n_designs(self) -> int:
-        """Number of designs, n."""
-        return len(self.terms)
-
-    def normal_equations(self, part: slice | NDArray[np.int64]) -> tuple[Values, Values]:
-        """Return ``X'X`` and ``X'y`` over some of the designs; a derivative touches only k + 3 terms."""
+    def gram(self, part: slice | NDArray[np.int64], noise: _Noise) -> Values:
+        """Return ``X'X`` over the noise, for some of the designs; a derivative touches only k + 3 terms."""
         terms = self.terms[part]
-        gram, right = self.weight * terms.T @ terms, self.weight * terms.T @ self.values[part]
+        gram = terms.T @ terms / noise.values
+        for where, slopes, variance in zip(self.where, self.slopes, noise.gradients, strict=True):
+            gram[np.ix_(where, where)] += slopes[part].T @ slopes[part] / variance
+        return gram
+
+    def right(self, part: slice | NDArray[np.int64], values: Values, gradients: Values, noise: _Noise) -> Values:
+        """Return ``X'y`` over the noise, for some of the designs."""
+        right = self.terms[part].T @ values[part] / noise.values
         for concept, (where, slopes) in enumerate(zip(self.where, self.slopes, strict=True)):
-            some = slopes[part]
-            gram[np.ix_(where, where)] += some.T @ some
-            right[where] += some.T @ self.gradients[part, concept]
-        return gram, right
+            right[where] += slopes[part].T @ gradients[part, concept] / noise.gradients[concept]
+        return right
 
-    def left_of_values(self, coefficients: Values, inverse: Values) -> Values:
-        """Return the mean square that the fit leaves of the values, had each not been fitted, ``(B,)``."""
-        leverage = self.weight * ((self.terms @ inverse) * self.terms).sum(axis=1)
-        left = (self.values - self.terms @ coefficients) / np.maximum(1.0 - leverage, 0.1)[:, None]
-        return (left**2).mean(axis=0)
-
-    def left_of_gradients(self, coefficients: Values) -> Values:
-        """Return the mean square that the fit leaves of each derivative, ``(k, B)``."""
+    def left_of_gradients(self, gradients: Values, coefficients: Values) -> Values:
+        """Return the mean square that the fit leaves of each derivative, ``(k,)``."""
         fitted = [slopes @ coefficients[where] for where, slopes in zip(self.where, self.slopes, strict=True)]
-        return ((self.gradients - np.stack(fitted, axis=1)) ** 2).mean(axis=0)
+        return ((gradients - np.stack(fitted, axis=1)) ** 2).mean(axis=0)
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """Variance of what the terms cannot follow: of the values, and of each derivative ``(k,)``."""
+
+    values: float
+    gradients: Values
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """A ridge regression, and the uncertainty of what it shrinks."""
+    """The chaos of one function, and the uncertainty of its terms."""
 
     rows: _Rows
-    penalty: Values
+    values: Values
+    gradients: Values
+    noise: _Noise
+    prior: Values
     coefficients: Values
-    beyond: Values
     uncertainty: Values
+    beyond: Values
 
     @classmethod
-    def of(cls, rows: _Rows, gram: Values, right: Values) -> _Fit:
-        """Fit with the ridge that makes the size of the terms and of what is left most likely (MacKay 1992)."""
-        basis, k = rows.basis, rows.basis.n_concepts
-        slope_squares = (rows.gradients**2).mean(axis=(0, 2))
-        scale = np.sqrt(slope_squares / max(slope_squares.mean(), 1e-300))
-        prior, second = basis.prior(np.maximum(scale, _LEAST_SCALE) ** 0.5), slice(k + 1, None)
-        penalty = np.full(basis.size, 1e-9 * rows.n_designs)
-        ridge = 2.0 * rows.n_designs * _RIDGE
+    def of(cls, rows: _Rows, values: Values, gradients: Values) -> _Fit:
+        """Fit, take sizes and noise from the fit, and fit again."""
+        n, k = gradients.shape
+        squares = np.full(k, max((values**2).mean(), _LEAST) / k)
+        noise = _Noise(_VALUE_NOISE * k * squares[0], _SLOPE_NOISE * (gradients**2).mean(axis=0) + _LEAST)
+        everything = slice(None)
         for _ in range(_ROUNDS):
-            penalty[second] = ridge / prior
-            inverse = np.linalg.inv(gram + np.diag(penalty))
-            coefficients = inverse @ right
-            n_used = (inverse * gram).sum()
-            free = 1.0 - n_used / (rows.n_designs * (k + 1))
-            left = rows.left_of_gradients(coefficients) / max(free, 1.0 / rows.n_designs)
-            n_second = len(prior) - (penalty[second] * np.diag(inverse)[second]).sum()
-            size = (coefficients[second] ** 2 / prior[:, None]).sum() / n_second
-            ridge = np.clip(left.mean(axis=0).sum() / max(size, 1e-300), 1e-6, 1e6)
-        uncertainty = np.diag(inverse)[:, None] * left.mean(axis=0)
-        uncertainty[: k + 1] = 0.0
-        most = left.sum(axis=0) / _CONCEPTS_PER_EFFECT
-        variance = np.minimum(rows.left_of_values(coefficients, inverse), most)
-        beyond = left * np.divide(variance, most, out=np.zeros_like(most), where=most > 0)
-        return cls(rows, penalty, coefficients, beyond, uncertainty)
+            prior = np.concatenate([[1e6], rows.basis.prior(squares)])
+            scale = np.sqrt(prior)  # the regression in units of its prior is well conditioned
+            gram = scale[:, None] * rows.gram(everything, noise) * scale
+            inverse = scale[:, None] * np.linalg.inv(gram + np.eye(len(gram))) * scale
+            coefficients = inverse @ rows.right(everything, values, gradients, noise)
+            uncertainty = np.diag(inverse).copy()
+            uncertainty[0] = 0.0
+            left = values - rows.terms @ coefficients
+            used = ((rows.terms @ inverse) * rows.terms).sum(axis=1) / noise.values
+            squares = np.maximum(rows.basis.squares(coefficients**2 + uncertainty), _LEAST)
+            noise = _Noise(
+                max(float((left**2).sum() / max(n - used.sum(), 1.0)), _LEAST),
+                rows.left_of_gradients(gradients, coefficients) + _LEAST,
+            )
+        most = noise.gradients.sum() / _CONCEPTS_PER_EFFECT
+        variance = min(float(((left / np.maximum(1.0 - used, 0.1)) ** 2).mean()), most)
+        beyond = noise.gradients * variance / most
+        return cls(rows, values, gradients, noise, prior, coefficients, uncertainty, beyond)
 
-    def solve(self, gram: Values, right: Values) -> Values:
-        """Return the coefficients ``(size, B)`` of the same regression over other rows."""
-        return np.linalg.solve(gram + np.diag(self.penalty), right)
+    def without(self, part: NDArray[np.int64]) -> Values:
+        """Return the coefficients of the same regression without some of the designs."""
+        rest = np.setdiff1d(np.arange(len(self.values)), part)
+        scale = np.sqrt(self.prior)
+        gram = scale[:, None] * self.rows.gram(rest, self.noise) * scale
+        right = scale * self.rows.right(rest, self.values, self.gradients, self.noise)
+        return scale * np.linalg.solve(gram + np.eye(len(gram)), right)
 
     def indices(self, coefficients: Values) -> Values:
-        """Return the total indices ``(k, B)``: expected squares of the terms, and the effects of higher order."""
+        """Return the total indices ``(k,)``: expected squares of the terms, and the effects of higher order."""
         squares = coefficients**2 + self.uncertainty
-        effects = np.stack([squares[where].sum(axis=0) for where in self.rows.where]) + self.beyond
-        return _ratio(effects, self.variance(coefficients))
+        effects = np.array([squares[where].sum() for where in self.rows.where])
+        return effects * (1.0 + self.beyond.sum() / effects.sum()) / self.variance(coefficients)
 
-    def variance(self, coefficients: Values) -> Values:
-        """Return the variance of the functions, ``(B,)``."""
-        within = (coefficients**2 + self.uncertainty)[1:].sum(axis=0)
-        return within + self.beyond.sum(axis=0) / _CONCEPTS_PER_EFFECT
+    def variance(self, coefficients: Values) -> float:
+        """Return the variance of the function."""
+        within = (coefficients**2 + self.uncertainty)[1:].sum()
+        return float(within + self.beyond.sum() / _CONCEPTS_PER_EFFECT)
 
-    def share_beyond(self) -> Values:
-        """Return the share of the variance that the fitted terms do not explain, ``(B,)``."""
-        return _ratio(self.beyond.sum(axis=0) / _CONCEPTS_PER_EFFECT, self.variance(self.coefficients))
+    def share_beyond(self) -> float:
+        """Return the share of the variance that the fitted terms do not explain."""
+        return float(self.beyond.sum() / _CONCEPTS_PER_EFFECT / self.variance(self.coefficients))
 
     def doubt(self) -> Values:
-        """Return what was added to the squares by expectation alone, as part of the variance, ``(k, B)``.
-
-        The uncertainty of the terms and the effects of higher order: a concept may have none of either.
-        """
-        added = np.stack([self.uncertainty[where].sum(axis=0) for where in self.rows.where]) + self.beyond
-        return _ratio(added, self.variance(self.coefficients))
+        """Return what a concept may have beside the squares of its terms, as part of the variance, ``(k,)``."""
+        added = np.array([self.uncertainty[where].sum() for where in self.rows.where]) + self.beyond
+        return added / self.variance(self.coefficients)
 
 
 def _ratio(part: Values, whole: Values) -> Values:

@@ -65,7 +65,7 @@ def concept_importance(
     n_designs: int | None = None,
     confidence: float = 0.95,
     tolerance: float = 0.05,
-    max_designs: int = 256,
+    max_designs: int = 32,
     batch_size: int | None = None,
 ) -> ConceptImportance:
     """Return how much of the target's variance each concept takes part in, image by image and for the class.
@@ -80,7 +80,9 @@ def concept_importance(
     target
         Class index, :func:`margin`, :func:`similarity` or a callable ``(B, n) -> (B,)``.
     method, seed, n_designs, confidence, tolerance, max_designs
-        As for :func:`conceptatlas.importance.total_sobol`. Here ``"auto"`` trusts ``split_model.head_is_affine`` and
+        As for :func:`conceptatlas.importance.total_sobol`, but for the end of the doubling: 32 designs cost as much as
+        96 forward passes an image, a ninth of what the published sampler takes for 25 concepts; what they leave open
+        widens the intervals. Here ``"auto"`` trusts ``split_model.head_is_affine`` and
         takes the closed form from one gradient, without a masked evaluation.
     batch_size
         Most masked activations at once; by default as many as fit, halved where memory runs out.

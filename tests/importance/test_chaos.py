@@ -76,3 +76,19 @@ def test_distance_is_half_the_sum_of_differences_of_shares():
     assert distance(first, second).tolist() == [0.5]
     assert distance(first, 7 * first).tolist() == [0.0]
     assert distance(np.zeros((2, 1)), np.zeros((2, 1))).tolist() == [0.0]
+
+
+def test_a_concept_that_saturates_does_not_spoil_what_the_others_are_worth():
+    k, rng = 12, np.random.default_rng(1)
+    masks, slope = masks_of(32, k), rng.uniform(0.05, 0.3, k - 1)
+
+    def function(m):
+        return 3 * m[:, 0] / (m[:, 0] + 0.05) + m[:, 1:] @ slope
+
+    many = design(1 << 14, 1, sampler="sobol", seed=5)[:, 0]
+    effects = np.concatenate([[np.var(3 * many / (many + 0.05))], slope**2 / 12])
+    steep = 3 * 0.05 / (masks[:, :1] + 0.05) ** 2
+    gradients = np.concatenate([steep, np.tile(slope, (32, 1))], axis=1)
+    found = fit_chaos(masks, function(masks)[:, None], gradients[:, :, None])
+    assert distance(found.total, effects[:, None])[0] < 0.03
+    assert (np.argsort(found.total[1:, 0]) == np.argsort(effects[1:])).all()
