@@ -105,8 +105,15 @@ class ClassAtlas:
     @property
     def reference(self) -> np.ndarray:
         """(k,) mean coefficient per position over images of all classes: what mean-ablation sets a concept to."""
-        by_concept = self.concepts.set_index("concept")["reference"]
-        return by_concept.reindex(self.bank.ids).to_numpy(dtype=np.float32)
+        return self._of_concepts("reference")
+
+    @property
+    def thresholds(self) -> np.ndarray:
+        """(k,) score from which on an image is said to hold a concept."""
+        return self._of_concepts("threshold")
+
+    def _of_concepts(self, column: str) -> np.ndarray:
+        return self.concepts.set_index("concept")[column].reindex(self.bank.ids).to_numpy(dtype=np.float32)
 
     def label(self, concept: int) -> str:
         """Return what to call a concept: a person's title, else its name, else its number."""

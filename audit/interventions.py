@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from conceptatlas.audit.coefficients import top_mean
 from conceptatlas.audit.context import Context
 from conceptatlas.audit.statistics import wilson
 from conceptatlas.audit.wide import ImageWide, no_properties
@@ -25,7 +26,7 @@ from conceptatlas.concepts import nnls
 from conceptatlas.extraction import Features, SplitModel, split
 from conceptatlas.extraction.errors import UserError
 
-EditMethod = Literal["mean", "zero", "project", "clamp"]
+EditMethod = Literal["mean", "zero", "remove", "project", "clamp"]
 
 
 class EditedModel(nn.Module):
@@ -41,11 +42,16 @@ class EditedModel(nn.Module):
         Rows of the concepts that are edited.
     method
         ``"mean"``: each position's coefficient is set to `reference`, the part that no concept explains is kept;
-        ``"zero"``: it is set to 0; ``"project"``: the directions are projected out; ``"clamp"``: the positive part of
-        the concepts' contribution is taken off the target class's logit (Neuhaus et al., "Spurious Features
-        Everywhere", ICCV 2023).
+        ``"zero"``: it is set to 0; ``"remove"``: in images that hold the concept what exceeds `reference` is taken
+        off, and nothing is added where there is less (``"mean"`` gives every image of every class the concept's
+        mean at every position); ``"project"``: the directions are projected out; ``"clamp"``: the positive part of the
+        concepts' contribution is taken off the target class's logit (Neuhaus et al., "Spurious Features Everywhere",
+        ICCV 2023).
     reference
-        (k,) mean coefficients over a probe set, for ``"mean"``.
+        (k,) mean coefficients over a probe set, for ``"mean"`` and ``"remove"``.
+    thresholds
+        (k,) scores from which on an image holds a concept, for ``"remove"`` (`ClassAtlas.thresholds`); by default what
+        exceeds `reference` is taken off all images.
     target
         Class index, for ``"clamp"``.
     wide
@@ -61,6 +67,7 @@ class EditedModel(nn.Module):
         *,
         method: EditMethod = "mean",
         reference: torch.Tensor | None = None,
+        thresholds: torch.Tensor | None = None,
         target: int | None = None,
         wide: ImageWide | None = None,
     ) -> None:
@@ -69,8 +76,8 @@ class EditedModel(nn.Module):
             raise UserError(f"edit method must be one of {', '.join(get_args(EditMethod))}, not {method!r}")
         if method == "clamp" and target is None:
             raise UserError("method 'clamp' takes the concept off one class's logit: give target=class index")
-        if method == "mean" and reference is None:
-            raise UserError("method 'mean' needs reference=, the mean coefficients over a probe set")
+        if method in ("mean", "remove") and reference is None:
+            raise UserError(f"method {method!r} needs reference=, the mean coefficients over a probe set")
         self.model = split_model.model
         self.method, self.target, self.layer = method, target, split_model.layer.name
         self.input_size = tuple(split_model.input_size)
@@ -78,6 +85,7 @@ class EditedModel(nn.Module):
         self.register_buffer("directions", directions.detach().clone().float())
         zeros = torch.zeros(len(directions))
         self.register_buffer("reference", (zeros if reference is None else reference).detach().clone().float())
+        self.register_buffer("thresholds", (zeros if thresholds is None else thresholds).detach().clone().float())
         wide = no_properties(directions.shape[1]) if wide is None else wide
         for name, values in (("readouts", wide.readouts), ("offsets", wide.offsets)):
             self.register_buffer(name, torch.as_tensor(values).float())
@@ -101,8 +109,11 @@ class EditedModel(nn.Module):
             basis, _ = torch.linalg.qr(chosen.T)
             return positions - (positions @ basis) @ basis.T
         u = self._coefficients(positions)[..., self.concepts]
-        wanted = self.reference[self.concepts].to(positions) if self.method == "mean" else 0.0
-        return positions - (u - wanted) @ chosen
+        excess = u if self.method == "zero" else u - self.reference[self.concepts].to(positions)
+        if self.method == "remove":
+            held = top_mean(u) >= self.thresholds[self.concepts].to(positions)
+            excess = excess.clamp(min=0) * held[:, None]
+        return positions - excess @ chosen
 
     def _coefficients(self, positions: torch.Tensor) -> torch.Tensor:
         flat = positions.reshape(-1, positions.shape[-1])
@@ -149,6 +160,7 @@ def load_edited(path: str | Path, model: nn.Module) -> EditedModel:
             state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise UserError(f"{str(path)!r} is not an edited model written by conceptatlas ({error})") from None
+    state.setdefault("thresholds", torch.zeros(len(state["directions"])))  # files that are older than they are
     cut = split(model, head["layer"], input_size=tuple(head["input_size"]))
     edited = EditedModel(
         cut,

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 import conceptatlas as ca
 from conceptatlas.audit import (
@@ -131,13 +132,14 @@ def interventions(name: str, *, n_per_class: int = 60) -> dict[str, BeforeAfter]
         directions, reference = context_tensors(member)
         before = predictions(context, context.split, rows)
         results = {}
-        for method in ("mean", "zero", "project", "clamp"):
+        for method in ("mean", "zero", "remove", "project", "clamp"):
             edited = EditedModel(
                 context.split,
                 directions,
                 [concept],
                 method=method,
                 reference=reference,
+                thresholds=torch.tensor(member.thresholds),
                 target=member.index,  # type: ignore[arg-type]
                 wide=wide_of(member.bank),
             )
@@ -157,8 +159,6 @@ def interventions(name: str, *, n_per_class: int = 60) -> dict[str, BeforeAfter]
 
 def context_tensors(member: Any) -> tuple[Any, Any]:
     """Directions and reference of a class as tensors."""
-    import torch
-
     return torch.tensor(member.bank.directions.copy()), torch.tensor(member.reference)
 
 

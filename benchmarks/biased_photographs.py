@@ -50,7 +50,7 @@ class Verdict:
     `first_auc` is how well the first suspect tells who holds the planted thing, `best_auc` how well any concept does.
     `pointing` is the share of the images that hold it in which the first suspect's map is strongest on it; `area` is
     that share by chance. `moved_with`, `moved_without`: mean absolute change of p(bee) on bees with and without it,
-    when the first suspect is ablated.
+    when the first suspect is removed from the images that are said to hold it.
     """
 
     kind: str
@@ -160,7 +160,13 @@ def _moved(biased: Biased, atlas: Atlas, concept: int, rows: np.ndarray) -> floa
     context, member = reopen(atlas, biased.probe), atlas["bee"]
     directions, reference = torch.tensor(member.bank.directions.copy()), torch.tensor(member.reference)
     edited = EditedModel(
-        context.split, directions, [concept], method="mean", reference=reference, wide=wide_of(member.bank)
+        context.split,
+        directions,
+        [concept],
+        method="remove",
+        reference=reference,
+        thresholds=torch.tensor(member.thresholds),
+        wide=wide_of(member.bank),
     )
     changes = []
     with torch.no_grad():

@@ -8,6 +8,7 @@ import timm
 import torch
 
 from conceptatlas.audit import EditedModel, ImageWide, before_after, load_edited
+from conceptatlas.audit.coefficients import top_mean
 from conceptatlas.audit.interventions import concept_groups
 from conceptatlas.extraction import split
 from conceptatlas.extraction.errors import UserError
@@ -55,6 +56,34 @@ def test_mean_ablation_moves_activations_along_the_concepts_direction_only(cut, 
     torch.testing.assert_close(moved, along, atol=1e-4, rtol=1e-3)
 
 
+def test_removing_takes_off_what_exceeds_the_reference_and_adds_nothing(cut, images, directions):
+    reference = torch.tensor([0.0, 0.0, 0.3])
+    removing = EditedModel(cut, directions, [2], method="remove", reference=reference)
+    with torch.no_grad():
+        before = cut.encode(images).positions
+        taken = before - removing._edited(before)
+        excess = removing._coefficients(before)[..., 2] - reference[2]
+    assert (excess < 0).any()
+    assert (excess > 0).any()
+    torch.testing.assert_close(taken, excess.clamp(min=0).unsqueeze(-1) * directions[2], atol=1e-4, rtol=1e-3)
+
+
+def test_removing_leaves_images_that_do_not_hold_the_concept_as_they_are(cut, images, directions):
+    with torch.no_grad():
+        before = cut.encode(images).positions
+        plain = EditedModel(cut, directions, [2], method="remove", reference=torch.zeros(3))
+        scores = top_mean(plain._coefficients(before))[:, 2]
+        thresholds = torch.tensor([0.0, 0.0, float(scores.sort().values[1])])
+        edited = EditedModel(
+            cut, directions, [2], method="remove", reference=torch.zeros(3), thresholds=thresholds
+        )._edited(before)
+        everywhere = plain._edited(before)
+    lowest = int(scores.argmin())
+    others = [i for i in range(len(images)) if i != lowest]
+    torch.testing.assert_close(edited[lowest], before[lowest], rtol=0, atol=0)
+    torch.testing.assert_close(edited[others], everywhere[others])
+
+
 def test_clamping_lowers_the_target_logit_and_no_other(cut, images, directions):
     edited = EditedModel(cut, directions, [0], method="clamp", target=2)
     with torch.no_grad():
@@ -80,7 +109,12 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "mentioned"),
-    [({"method": "mean"}, "reference"), ({"method": "clamp"}, "target"), ({"method": "cut"}, "cut")],
+    [
+        ({"method": "mean"}, "reference"),
+        ({"method": "remove"}, "reference"),
+        ({"method": "clamp"}, "target"),
+        ({"method": "cut"}, "cut"),
+    ],
 )
 def test_what_is_missing_is_named(cut, directions, options, mentioned):
     with pytest.raises(UserError, match=mentioned):
