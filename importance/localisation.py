@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SHARES = (0.02, 0.05, 0.10, 0.20)  # of the image, covered
 STRONGEST = 0.10  # of an image's positions say how much of a concept it holds
 MARGIN = 0.05  # by how much localisation must beat chance
-ROUNDS = ((24, 5), (64, 2), (128, 1))  # covers that each candidate has had by then, and how many candidates go on
+ROUNDS = ((12, 8), (24, 5), (64, 2), (128, 1))  # covers each candidate has had by then, and how many go on
 TIE = 0.10  # of the best score: within it, the earlier candidate of the list is taken
 SURE, CLEAR = 2.0, 3.0  # standard errors from which on a candidate is out, and from which on a concept is decided
 ENOUGH = 6  # covers with their shifts, before a concept is
@@ -82,7 +82,7 @@ def choose_map(
 ) -> MapChoice:
     """Choose, by covering what each candidate points at, the map that a model's concepts at this layer are shown with.
 
-    Every candidate gets the same covers on the same (image, concept) pairs; the field is cut after each of three
+    Every candidate gets the same covers on the same (image, concept) pairs; the field is cut after each of four
     rounds to those that can still win, and the winner is then measured on every pair beside chance, with half of the
     covers where these decide. Candidates within `TIE` of the best count as
     equal, and the earlier one in the list is taken: by default the one read nearest to the concepts' layer, because
