@@ -13,7 +13,6 @@ import torch
 
 from conceptatlas.audit.coefficients import positions_on
 from conceptatlas.extraction import Features, SplitModel
-from conceptatlas.importance import ablate
 
 if TYPE_CHECKING:
     from conceptatlas.audit.wide import ImageWide
@@ -94,7 +93,10 @@ class Probe:
 def removal_effect(
     split: SplitModel, probe: Probe, directions: torch.Tensor, concept: int, target: int, reference: torch.Tensor
 ) -> Effect:
-    """Return what mean-ablation of a concept does to images that are predicted as the target class.
+    """Return what taking a concept out does to images that are predicted as the target class.
+
+    Where an image has more of it than the mean, the excess is taken off along the concept's direction; nothing is added
+    where it has less. To set every position to the mean would spread over the whole image what is taken from one place.
 
     Parameters
     ----------
@@ -105,14 +107,13 @@ def removal_effect(
     concept, target
         Concept and class index.
     reference
-        (k,) mean coefficient of each concept over a probe set: what the concept is set to.
+        (k,) mean coefficient of each concept over a probe set: what it is lowered to.
     """
     if len(probe.rows) == 0:
         return NOTHING
     with torch.no_grad():
-        after = ablate(
-            split, probe.features, probe.coefficients, directions, [concept], mode="mean", reference=reference
-        )
+        excess = (probe.coefficients[..., concept] - reference[concept]).clamp(min=0)
+        after = split.head(_moved(probe.features, -excess, directions[concept]))
         change = _probability(after, target) - _probability(probe.logits, target)
         flipped = (_predicted(after) != _predicted(probe.logits)).float().mean()
     return Effect(float(change.mean()), float(flipped), len(probe.rows))
@@ -131,11 +132,16 @@ def addition_effect(
     with torch.no_grad():
         taken = torch.arange(len(probe.rows), device=probe.logits.device) % len(donors.rows)
         given = donors.coefficients[..., concept][taken]
-        added = (given - probe.coefficients[..., concept]).clamp(min=0).unsqueeze(-1) * directions[concept]
-        after = split.head(probe.features.replace(positions=probe.features.positions + added))
+        added = (given - probe.coefficients[..., concept]).clamp(min=0)
+        after = split.head(_moved(probe.features, added, directions[concept]))
         change = _probability(after, target) - _probability(probe.logits, target)
         became = (_is(after, target) & ~_is(probe.logits, target)).float().mean()
     return Effect(float(change.mean()), float(became), len(probe.rows))
+
+
+def _moved(features: Features, amounts: torch.Tensor, direction: torch.Tensor) -> Features:
+    """Return features whose positions are moved along a direction by an amount each, (b, positions)."""
+    return features.replace(positions=features.positions + amounts.unsqueeze(-1) * direction)
 
 
 def _predicted(logits: torch.Tensor) -> torch.Tensor:

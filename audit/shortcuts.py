@@ -111,7 +111,7 @@ def evidence(
 ) -> pd.DataFrame:
     """Return one row of evidence for each concept of a class; `finish` grades and ranks the rows of all classes.
 
-    `reference` (k,) is the mean coefficient per position over the population: what an ablated concept is set to. The
+    `reference` (k,) is the mean coefficient per position over the population: what a removed concept is lowered to. The
     last concepts are those of `wide`, where there are any: they are edited by as much as they are in the whole image.
     """
     present = population.score >= np.maximum(thresholds, np.finfo(np.float32).tiny)
