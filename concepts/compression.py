@@ -13,9 +13,8 @@ import torch
 from conceptatlas.concepts.rows import Rows
 from conceptatlas.extraction.errors import UserError
 
-_OVERSAMPLING = 20
-_FIRST_ROWS = 2_000
-_FINDER_ROWS = 20_000  # the range is found on at most this many rows; what it misses is corrected later on all of them
+_OVERSAMPLING = 20  # columns beyond k, or k where that is more: what the rank of A exceeds k by is then caught at once
+_FINDER_ROWS = 2_500  # about as many rows find the range; what they miss is corrected later on all of them
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Compressed:
 
 
 def compress(rows: Rows, n_components: int, generator: torch.Generator, *, nonnegative: bool) -> Compressed:
-    """Find an orthonormal basis of most of A's row space (two power iterations) and project A on it.
+    """Find an orthonormal basis of most of A's row space, from sums of sampled rows, and project A on it.
 
     Raises
     ------
@@ -48,7 +47,7 @@ def compress(rows: Rows, n_components: int, generator: torch.Generator, *, nonne
     n, p = rows.shape
     mean_square = check_rows(rows, nonnegative=nonnegative)
     scale = mean_square**-0.5
-    width = min(n_components + _OVERSAMPLING, n, p)
+    width = min(n_components + max(n_components, _OVERSAMPLING), n, p)
     if width > 0.75 * p:
         Z = torch.eye(p, dtype=rows.dtype, device=rows.device)
     else:
@@ -110,17 +109,12 @@ def _explain_not_finite(block: torch.Tensor, start: int) -> None:
 
 
 def _range_finder(rows: Rows, width: int, scale: float, generator: torch.Generator) -> torch.Tensor:
-    n, p = rows.shape
-    Z = torch.randn((p, width), generator=generator).to(rows.device, rows.dtype)
-    for most in (_FIRST_ROWS, _FINDER_ROWS):
-        step = max(1, n // most)
-        Y = torch.zeros((p, width), dtype=rows.dtype, device=rows.device)
-        Zt = (Z * scale).T.contiguous()
-        for _, _, block in rows.blocks():
-            sample = block[::step]
-            Y += ((Zt @ sample.T) @ sample).T * scale
-        Z = torch.linalg.qr(Y).Q
-    return Z.contiguous()
+    """Return (p, width) orthonormal columns: one power iteration on a sample of rows, from random sums of its rows."""
+    every = max(1, rows.shape[0] // max(_FINDER_ROWS, 2 * width))
+    S = torch.cat([block[-start % every :: every] for start, _, block in rows.blocks()]).mul_(scale)
+    mixed = S * torch.randn((len(S), 1), generator=generator).to(S)
+    Zt = mixed[: len(S) // width * width].reshape(-1, width, S.shape[1]).sum(dim=0)
+    return torch.linalg.qr(((Zt @ S.T) @ S).T).Q.contiguous()
 
 
 def nndsvda(data: Compressed, n_components: int) -> tuple[torch.Tensor, torch.Tensor]:

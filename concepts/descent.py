@@ -7,7 +7,8 @@ error, and widens the compression A ~ C Z^T by the residual R = A - C Z^T projec
 
 which gives both products exactly at (U0, W0). The steps of the round factorize this matrix of rank l + 2 k: n*l*k
 operations a step instead of n*p*k. Where a round no longer moves, the factors are stationary for A itself, however
-coarse C Z^T was.
+coarse C Z^T was. A round that settles within ``tol`` of the exact objective it began with is not worth reading A again:
+its steps are dropped, and the factors whose exact error is known are kept.
 
 The steps are HALS (Cichocki and Phan 2009) with the extrapolation and restarts of Ang and Gillis (Neural Computation
 2019). Coefficients are kept transposed, (k, n), so that the coefficients of one concept are contiguous.
@@ -26,9 +27,13 @@ from conceptatlas.concepts.sweeps import sweep
 
 logger = logging.getLogger(__name__)
 
-N_SWEEPS = 2  # one is unsafe at k = 50; five do not reach the error of two in the same time
-_FIRST_STEPS = {True: 30, False: 15}  # by objective.nonnegative: solved components follow faster than swept ones
+N_SWEEPS = 4  # one is unsafe at k = 50; two take half as many steps again; six ended in a worse minimum of one matrix
+_FIRST_STEPS = {True: 60, False: 15}  # by objective.nonnegative: solved components follow faster than swept ones
 _STEPS = 15
+_SETTLED = {True: 0.5, False: 0.05}  # share of tol, by objective.nonnegative: penalised components start slowly
+_WINDOW = 5  # steps that went down, which tell whether a round still moves
+_STUCK, _ROUNDING = 4, 1e-6  # steps that went up by less than this share of |A|^2 until a round counts as settled
+_DIRECT = 1e-2  # share of |A|^2 below which an error is not read off products
 _RIDGE = 1e-6
 
 UpdateComponents = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -48,11 +53,14 @@ class Objective:
     exclusivity
         Weight of the penalty on concepts that are active together, which keeps signed components from cancelling each
         other. It does not depend on the scale of A, nor on how U and W share it.
+    n_sweeps
+        Sweeps over the coefficients in a step.
     """
 
     update: UpdateComponents
     nonnegative: bool
     exclusivity: float = 0.0
+    n_sweeps: int = N_SWEEPS
 
     def gram(self, W: torch.Tensor) -> torch.Tensor:
         """Gram matrix (k, k) that the coefficients are fitted with."""
@@ -69,7 +77,7 @@ class Objective:
         that solve their least squares were fitted to the extrapolated U, and leaving it would undo them.
         """
         base = point.Ut if self.nonnegative else point.Ux
-        return replace(point, Ut=base, Ux=base, Wx=point.W, cap=point.weight, weight=point.weight / 1.5)
+        return replace(point, Ut=base, Ux=base, Wx=point.W, cap=point.weight, weight=point.weight / 2)
 
     def penalty(self, Ut: torch.Tensor, W: torch.Tensor) -> float:
         """Return the penalty of a pair of factors, in squared units of the scaled A."""
@@ -114,7 +122,7 @@ def descend(
     max_iter: int,
     tol: float,
 ) -> Descent:
-    """Fit U >= 0 and W from ``start`` until a round lowers the exact objective by less than ``tol`` of its root.
+    """Fit U >= 0 and W from ``start`` until a round lowers the objective by less than ``tol`` of its root.
 
     Parameters
     ----------
@@ -130,21 +138,17 @@ def descend(
         Relative decrease of |A - U W| over a round below which the fit counts as converged; so does a relative error
         below it. A penalty counts as part of the squared error.
     """
-    Ut, W = start
-    left, right = data.Ct, data.Zt
-    best, error, n_iter, n_steps, converged = (
-        _Point(Ut, W, Ut, W),
-        float("inf"),
-        0,
-        _FIRST_STEPS[objective.nonnegative],
-        False,
-    )
-    best_value = float("inf")
+    operator, point, n_steps = (data.Ct, data.Zt), _Point(*start, *start), _FIRST_STEPS[objective.nonnegative]
+    best, best_value, error, n_iter, converged = point, float("inf"), float("inf"), 0, False
     while n_iter < max_iter and not converged:
         n_steps = min(n_steps, max_iter - n_iter)
-        point, done = _steps((left, right), data.total, best, objective, n_steps, tol)
+        known = best_value if best_value > _DIRECT * data.total else float("inf")
+        point, done, expected = _steps(operator, data.total, best, objective, n_steps, tol, known)
         n_iter += done
-        left, right, ahead = _exact(data, point)
+        if done < n_steps and 1 - (max(expected, 0.0) / known) ** 0.5 < tol:  # not worth another reading of A
+            converged = True
+            break
+        operator, ahead = _exact(data, point)
         logger.debug("after %d steps: relative error %.6f", n_iter, (ahead / data.total) ** 0.5)
         value = ahead + objective.penalty(point.Ux, point.W)
         if value > best_value:  # rounding is all that can raise it: keep the better factors
@@ -162,13 +166,13 @@ def try_steps(
     """Take ``n`` steps on ``left^T right``, read as the whole matrix; return its objective, U^T and W there."""
     left, right = operator
     total = dot(left, (right @ right.T) @ left)
-    point, _ = _steps(operator, total, _Point(start[0], start[1], start[0], start[1]), objective, n, 0.0)
+    point, _, _ = _steps(operator, total, _Point(*start, *start), objective, n, 0.0)
     Ut, W = point.Ux, point.W
     value = total - 2 * dot((W @ right.T) @ left, Ut) + dot(Ut @ Ut.T, W @ W.T) + objective.penalty(Ut, W)
     return value, Ut, W
 
 
-def _exact(data: Compressed, point: _Point) -> tuple[torch.Tensor, torch.Tensor, float]:
+def _exact(data: Compressed, point: _Point) -> tuple[tuple[torch.Tensor, torch.Tensor], float]:
     """Read A once: widen the compression to be exact at the factors; return it with the exact squared error."""
     Ut, W, width, k = point.Ux, point.W, len(data.Zt), len(point.W)
     RW = data.workspace[width : width + k]
@@ -181,12 +185,12 @@ def _exact(data: Compressed, point: _Point) -> tuple[torch.Tensor, torch.Tensor,
     Q *= data.scale
     G, H = W @ W.T, Ut @ Ut.T
     error = data.total - 2 * dot(Q, W) + dot(H, G)
-    if error < 1e-2 * data.total:  # too little is left of the difference: take it directly
+    if error < _DIRECT * data.total:  # too little is left of the difference: take it directly
         error = squared_residual(data, Ut, W)
     RW -= (W @ data.Zt.T) @ data.Ct
     V = solve_gram(G, W)
     K = solve_gram(H, Q - (Ut @ data.Ct.T) @ data.Zt - (Ut @ RW.T) @ V)
-    return data.workspace, torch.cat([data.Zt, V, K]), error
+    return (data.workspace, torch.cat([data.Zt, V, K])), error
 
 
 def _steps(
@@ -196,27 +200,35 @@ def _steps(
     objective: Objective,
     n_steps: int,
     tol: float,
-) -> tuple[_Point, int]:
-    """Take up to ``n_steps`` on the low-rank matrix ``left^T right``; stop early when the error no longer moves."""
+    value: float = float("inf"),
+) -> tuple[_Point, int, float]:
+    """Take up to ``n_steps`` on the low-rank matrix ``left^T right`` from a point of objective ``value``.
+
+    Stops early where the last five that went down lowered the root of the objective by less than a share of ``tol``,
+    or where four went up by no more than rounding since. Returns the last point that went down, the steps done
+    and the objective there, on that matrix.
+    """
     left, right = operator
-    last, settled, step = float("inf"), 0, 0
+    share = _SETTLED[objective.nonnegative]
+    values, step, reached, stuck = [value], 0, point, 0
     for step in range(1, n_steps + 1):  # noqa: B007
         P = (point.Wx @ right.T) @ left
-        U = sweep(point.Ux, P, objective.gram(point.Wx), N_SWEEPS)
+        U = sweep(point.Ux, P, objective.gram(point.Wx), objective.n_sweeps)
         Ux = _extrapolate(U, point.Ut, point.weight, clamp=True)
         Q, H = (Ux @ left.T) @ right, Ux @ Ux.T
         W = objective.update(point.Wx, Q, H)
         error = total - 2 * dot(Q, W) + dot(H, W @ W.T) + objective.penalty(Ux, W)
-        if error > last and point.weight > 0:
-            point = objective.restart(point)
-            continue
-        Wx = _extrapolate(W, point.W, point.weight, clamp=objective.nonnegative)
-        point = _Point(U, W, Ux, Wx, min(point.cap, 1.05 * point.weight), min(1.0, 1.01 * point.cap))
-        settled = settled + 1 if last - error < 0.05 * tol * max(error, 1e-12 * total) else 0
-        last = error
-        if settled == 3:
+        if error > values[-1] and point.weight > 0:
+            point, stuck = objective.restart(point), stuck + (error - values[-1] < _ROUNDING * total)
+        else:
+            Wx = _extrapolate(W, point.W, point.weight, clamp=objective.nonnegative)
+            point = _Point(U, W, Ux, Wx, min(point.cap, 1.05 * point.weight), min(1.0, 1.01 * point.cap))
+            reached, stuck = point, 0
+            values.append(error)
+        fallen = values[-1 - _WINDOW] - values[-1] if len(values) > _WINDOW else float("inf")
+        if stuck == _STUCK or fallen < 2 * share * tol * max(values[-1], 1e-12 * total):
             break
-    return _balance(point), step
+    return _balance(reached), step, values[-1]
 
 
 def _balance(point: _Point) -> _Point:

@@ -19,11 +19,11 @@ from conceptatlas.extraction.errors import UserError
 class NMF(Factorizer):
     """Non-negative matrix factorization: ``min |A - U W|^2`` over U, W >= 0, for activations A >= 0.
 
-    A randomized range finder compresses A to ``n_components + 20`` columns; extrapolated HALS descends on the
-    compressed matrix, from the best of an NNDSVDa and two random starts (told apart by a few steps on a sample of the
-    rows), and is corrected by exact products with A, which is read a few times in
-    blocks of rows. Errors are accumulated in float64. One seed on one machine gives the same bits; scaling A changes
-    nothing but the coefficients.
+    A randomized range finder compresses A to ``2 * n_components`` columns (at least ``n_components + 20``);
+    extrapolated HALS descends on the compressed matrix, from the best of an NNDSVDa and one to three random starts
+    (told apart by a few steps on a sample of rows and columns), and is corrected by exact products with A, which is
+    read a few times in blocks of rows. Errors are accumulated in float64. One seed on one machine gives the same bits;
+    scaling A changes nothing but the coefficients.
 
     Parameters
     ----------
@@ -32,7 +32,8 @@ class NMF(Factorizer):
     max_iter
         Most steps (updates of both factors), and as many again of the refinement with ``keep_predictions``.
     tol
-        Relative decrease of |A - U W| over a round of steps below which the fit stops.
+        Relative decrease of |A - U W| over a round of steps below which the fit stops; rounds end after 15 steps, or
+        where five lower it by less than half of that.
     random_state
         Seed of the range finder and of the random starts.
     keep_predictions
@@ -47,12 +48,12 @@ class NMF(Factorizer):
     >>> A = np.array([[1.0, 0.0, 1.0], [0.0, 2.0, 0.0], [2.0, 0.0, 2.0]])
     >>> model = NMF(2, random_state=0).fit(A)
     >>> np.round(model.components_, 2)
-    array([[0.71, 0.  , 0.71],
-           [0.  , 1.  , 0.  ]])
+    array([[0.  , 1.  , 0.  ],
+           [0.71, 0.  , 0.71]])
     >>> np.round(model.transform(A), 2)
-    array([[1.41, 0.  ],
-           [0.  , 2.  ],
-           [2.83, 0.  ]])
+    array([[0.  , 1.41],
+           [2.  , 0.  ],
+           [0.  , 2.83]])
     """
 
     _signed = False

@@ -15,6 +15,7 @@ from conceptatlas.concepts.rows import Rows
 
 _LLOYD_ROUNDS = 50
 _CLUSTERED_ROWS = 2_500
+_SWEEPS = 2  # of the coefficients in a step: under the penalty more of them end in worse minima
 _MEMBERSHIP = 0.2  # added to the one-hot start so that no coefficient starts at zero (Ding, Li and Jordan 2010)
 
 
@@ -66,7 +67,7 @@ class SemiNMF(Factorizer):
         generator = torch.Generator().manual_seed(seed)
         data = compress(rows, self.n_components, generator, nonnegative=False)
         start = _clustered_start(data, self.n_components, generator)
-        objective = Objective(_solve_components, False, self.exclusivity)
+        objective = Objective(_solve_components, False, self.exclusivity, _SWEEPS)
         found = descend(data, start, objective, max_iter=self.max_iter, tol=self.tol)
         return unit_rows(found.W), found.relative_error * data.total**0.5 / data.scale, found.n_iter, found.converged
 
