@@ -68,8 +68,11 @@ _TEACHING = """While `{name}` was trained, linear heads behind {blocks} told fro
 patch shows, part by part, by the generator's masks (token labelling, Jiang et al. 2021); in its second stage the tokens
 of one thing were also drawn together and away from those of the thing most like it (the index of Davies and Bouldin,
 1979), and behind `blocks.{exchange}` the images of a batch exchanged class tokens, so that the class token reads the
-image in the last blocks alone. The heads are not shipped. Its tokens tell the parts apart because they were asked to:
-it is a model on which methods can be checked, and no evidence of what a transformer learns from class labels alone."""
+image in the last blocks alone. The tokens were also kept from differing too much from what they share, and the logits
+from bending under masks on the things (`demo/even_head.py`): without, what the last blocks see of a thing does not
+change until nearly all of it is gone. The heads are not shipped. Its tokens tell the parts apart, and its head answers
+in proportion, because they were asked to: it is a model on which methods can be checked, and no evidence of what a
+transformer learns from class labels alone."""
 
 _ROWS = {
     "accuracy_unbiased": "accuracy without the shortcut subgroup",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from conceptatlas.demo.config import SceneConfig, Shortcut, Split
+from conceptatlas.demo.even_head import EvenHead
 from conceptatlas.demo.scenes import make_scene
 from conceptatlas.demo.splits import SceneSplit, make_split
 from conceptatlas.demo.token_labels import TokenLabelling, thing_map
@@ -50,6 +52,9 @@ class Recipe:
         Whether what decides nothing has one label, and the weight of the Davies-Bouldin index of the tokens' labels.
     token_exchange
         Behind which block the images of a batch exchange their class tokens in training.
+    token_contrast, head_bending
+        How much the tokens behind the first of the blocks may differ from what they share, and the weight that holds
+        the head behind it to answering in proportion (see `conceptatlas.demo.even_head`).
     bfloat16
         Multiply in bfloat16 where PyTorch's autocast does.
     start
@@ -73,6 +78,8 @@ class Recipe:
     token_merge: bool = False
     token_compactness: float = 0.0
     token_exchange: int | None = None
+    token_contrast: float | None = None
+    head_bending: float = 0.0
     bfloat16: bool = False
     seed: int = 0
     start: Recipe | None = None
@@ -102,6 +109,9 @@ RECIPES: dict[str, Recipe] = {
         token_merge=True,
         token_compactness=3.0,
         token_exchange=3,
+        token_contrast=0.5,
+        head_bending=0.5,
+        shortcuts=(Shortcut(predictivity=0.5),),
         start=Recipe(
             "vit_start",
             "test_vit",
@@ -188,15 +198,23 @@ def train_classifier(recipe: Recipe, *, device: str = "cpu", workers: int = 1) -
         model.load_state_dict(begun)
     model = model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     taught = TokenLabelling(model, recipe.token_blocks, merge=recipe.token_merge, exchange=recipe.token_exchange)
-    with taught as labelling:
-        _follow(recipe, model, labelling.to(device), scenes, labels)
+    with taught as labelling, _even_head(recipe, model) as head:
+        _follow(recipe, model, labelling.to(device), head, scenes, labels)
     return model.to(memory_format=torch.contiguous_format).cpu().eval()  # type: ignore[call-overload]
+
+
+def _even_head(recipe: Recipe, model: nn.Module) -> contextlib.AbstractContextManager[EvenHead | None]:
+    """What keeps the head even, where the recipe asks for it."""
+    if recipe.token_contrast is None:
+        return contextlib.nullcontext()
+    return EvenHead(model, recipe.token_blocks[0])
 
 
 def _follow(
     recipe: Recipe,
     model: nn.Module,
     labelling: TokenLabelling,
+    head: EvenHead | None,
     scenes: tuple[NDArray[np.uint8], NDArray[np.uint8]],
     labels: torch.Tensor,
 ) -> None:
@@ -213,7 +231,10 @@ def _follow(
             logits = model(images)
         loss = nn.functional.cross_entropy(logits.float(), labels[rows].to(device), label_smoothing=0.05)
         if recipe.token_blocks:
-            loss = loss + recipe.token_weight * labelling.loss(things.to(device), compactness=recipe.token_compactness)
+            shown = labelling.labels(things.to(device))
+            loss = loss + recipe.token_weight * labelling.loss(shown, compactness=recipe.token_compactness)
+            if head is not None and recipe.token_contrast is not None:
+                loss = loss + head.contrast(shown, recipe.token_contrast) + recipe.head_bending * head.bending(shown)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(learned, 1.0)

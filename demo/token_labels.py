@@ -98,7 +98,7 @@ class TokenLabelling(nn.Module):
     >>> vit = timm.create_model("test_vit", img_size=32, patch_size=8)
     >>> with TokenLabelling(vit, [3]) as heads:
     ...     _ = vit(torch.zeros(2, 3, 32, 32))
-    ...     loss = heads.loss(torch.zeros(2, 32, 32, dtype=torch.uint8))
+    ...     loss = heads.loss(heads.labels(torch.zeros(2, 32, 32, dtype=torch.uint8)))
     >>> loss.shape
     torch.Size([])
     """
@@ -116,7 +116,7 @@ class TokenLabelling(nn.Module):
             width = int(vit.embed_dim)
         self.heads = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(THINGS))) for _ in blocks)
         self._merged = torch.tensor(MERGED) if merge else None
-        self._seen: list[torch.Tensor] = []
+        self._seen: dict[int, torch.Tensor] = {}
         self._hooks: list[Any] = []
 
     def __enter__(self) -> TokenLabelling:
@@ -128,29 +128,30 @@ class TokenLabelling(nn.Module):
         for hook in self._hooks:
             hook.remove()
 
-    def _keep(self, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-        self._seen.append(output[:, self._prefix :])
+    def _keep(self, module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+        self._seen[id(module)] = output[:, self._prefix :]
 
     def _exchange(self, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
         return torch.cat([output[:, : self._prefix].roll(1, dims=0), output[:, self._prefix :]], dim=1)
 
-    def loss(self, things: torch.Tensor, *, compactness: float = 0.0) -> torch.Tensor:
-        """Mean cross-entropy of the patch tokens of the last forward pass; things (n, h, w) as in `thing_map`.
+    def labels(self, things: torch.Tensor) -> torch.Tensor:
+        """Share of each patch that shows each thing, `(n * patches, k)`; things (n, h, w) as in `thing_map`."""
+        if self._merged is not None:
+            things = self._merged.to(things.device)[things.long()]
+        return token_labels(things, self._patch).flatten(0, 1)
+
+    def loss(self, labels: torch.Tensor, *, compactness: float = 0.0) -> torch.Tensor:
+        """Mean cross-entropy of the patch tokens of the last forward pass against their `labels`.
 
         `compactness` is the weight of `davies_bouldin`, which is added.
         """
-        if self._merged is not None:
-            things = self._merged.to(things.device)[things.long()]
-        labels = token_labels(things, self._patch).flatten(0, 1)
-        seen, self._seen = [tokens.float().flatten(0, 1) for tokens in self._seen], []
-        losses = [
-            nn.functional.cross_entropy(head(tokens), labels) for head, tokens in zip(self.heads, seen, strict=True)
-        ]
-        if compactness:
-            losses = [
-                loss + compactness * davies_bouldin(tokens, labels) for loss, tokens in zip(losses, seen, strict=True)
-            ]
-        return torch.stack(losses).sum() / len(seen)
+        losses = []
+        for head, block in zip(self.heads, self._blocks, strict=True):
+            tokens = self._seen[id(block)].float().flatten(0, 1)
+            losses.append(nn.functional.cross_entropy(head(tokens), labels))
+            if compactness:
+                losses[-1] = losses[-1] + compactness * davies_bouldin(tokens, labels)
+        return torch.stack(losses).sum() / len(losses)
 
 
 def davies_bouldin(tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

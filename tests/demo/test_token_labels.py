@@ -58,7 +58,7 @@ def test_heads_learn_what_patches_show_and_leave_the_model_as_it_was(vit):
         losses = []
         for _ in range(25):
             vit(images)
-            loss = heads.loss(things)
+            loss = heads.loss(heads.labels(things))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
