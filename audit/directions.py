@@ -36,7 +36,8 @@ def fit_directions(context: Context, rows: np.ndarray, index: int) -> tuple[torc
     directions
         (k, p); the last ones are those of what changes whole images at once, where there is any.
     wide
-        What those are.
+        What those are (`find_wide`). They are sought even where a concept of places tells what the model follows: what
+        is all over an image lies in many such concepts, and an edit of one of them moves little.
     provenance
         How they were found.
 
@@ -60,13 +61,12 @@ def fit_directions(context: Context, rows: np.ndarray, index: int) -> tuple[torc
         provenance["n_components_curve"] = choice.curve.to_dict("records")
     automatic = settings.n_concepts == "auto"
     factorizer = _factorized(activations, int(n_concepts), signed, settings)
-    told = float("nan")
     if automatic:
-        factorizer, told = _telling(context, index, factorizer, activations, signed)
+        factorizer = _telling(context, index, factorizer, activations, signed)
     components = np.asarray(factorizer.components_, np.float32)
     n_concepts = len(components)
     stability = fold_stability(activations, images, components, settings)
-    wide = _whole_images(context, index, told) if automatic else no_properties(components.shape[1])
+    wide = find_wide(context, index) if automatic else no_properties(components.shape[1])
     components = np.concatenate([components, wide.directions])
     stability = np.concatenate([stability, wide.stability])
     if len(wide):
@@ -91,31 +91,19 @@ def _factorized(activations: np.ndarray, n_concepts: int, signed: bool, settings
         return factorizer.fit(activations)
 
 
-def _telling(
-    context: Context, index: int, chosen: Factorizer, activations: np.ndarray, signed: bool
-) -> tuple[Factorizer, float]:
+def _telling(context: Context, index: int, chosen: Factorizer, activations: np.ndarray, signed: bool) -> Factorizer:
     """Return the chosen dictionary, or the largest candidate where that tells by far better what the model follows.
 
-    With it comes how well it tells that (`told_apart`).
-
     The number of concepts is chosen by what explains and comes back. What misleads the model may be small and share a
-    concept with something else then: nothing in the dictionary tells which images of one label are called the class.
+    concept with something else then: nothing in the dictionary tells which images of one label are called the class
+    (`told_apart`).
     """
     largest = max(context.settings.candidates)
     told = told_apart(context, index, chosen.components_)
     if largest <= len(chosen.components_) or not told < TOLD:
-        return chosen, told
+        return chosen
     finer = _factorized(activations, largest, signed, context.settings)
-    finer_told = told_apart(context, index, finer.components_)
-    return (finer, finer_told) if finer_told >= told + TELLS else (chosen, told)
-
-
-def _whole_images(context: Context, index: int, told: float) -> ImageWide:
-    """Return what changes whole images at once (`find_wide`), where no concept tells what the model follows.
-
-    Where one does, light, colours and sharpness only echo it: a plate adds contrast to the image that it is on.
-    """
-    return no_properties(context.store.n_features) if told >= TOLD else find_wide(context, index)
+    return finer if told_apart(context, index, finer.components_) >= told + TELLS else chosen
 
 
 def told_apart(context: Context, index: int, components: Any) -> float:
