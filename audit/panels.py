@@ -16,13 +16,13 @@ from conceptatlas.importance import counterfactual
 
 MAPS_PER_IMAGE = 4
 COLUMNS = ["row", "concept", "map_row"]
-FEWEST_TRIED = 8
+FEWEST_TRIED = 12
 
 
 def tried(context: Context, rows: np.ndarray) -> np.ndarray:
     """Return those of a class's images that what takes a hundred passes of the head for each is tried on.
 
-    At most ``settings.sobol_images``; of small classes a third of the images, but not less than eight.
+    At most ``settings.sobol_images``; of small classes a third of the images, but not less than twelve.
     """
     settings = context.settings
     return sample(rows, min(settings.sobol_images, max(FEWEST_TRIED, len(rows) // 3)), settings.seed)

@@ -61,8 +61,18 @@ def _on_scenes(name: str, model: torch.nn.Module, config: SceneConfig) -> Iterat
     probe = torch.stack([prepare(scene.image) for scene in make_split(config, "train", 64)])
     layer = split(model, "auto", input_size=tuple(probe.shape[-2:]), probe=probe).layer.name
     placed = [i for i, shortcut in enumerate(config.shortcuts) if shortcut.kind in ("tag", "border")]
-    for material in scene_materials(name, model, config, shortcuts=placed, classes=(1, 2)):
-        yield setting_at(material, layer)
+    found = [setting_at(m, layer) for m in scene_materials(name, model, config, shortcuts=placed, classes=(1, 2))]
+    for setting in found:
+        rivals = [each for each in found if _concept_of(each) == _concept_of(setting)]
+        owner = max(rivals, key=lambda each: each.planted_share)
+        if owner is setting:
+            yield setting
+        else:  # a concept that needs both falls with either, and is the one's without which it falls most
+            print(f"\n{setting.name}: its concept falls more without {owner.name}: not counted", flush=True)
+
+
+def _concept_of(setting: Setting) -> tuple[int, int, int]:
+    return setting.class_index, len(setting.W), setting.concept
 
 
 def measure(setting: Setting, n_images: int) -> tuple[pd.DataFrame, dict[str, object]]:
