@@ -109,9 +109,9 @@ RECIPES: dict[str, Recipe] = {
         token_merge=True,
         token_compactness=3.0,
         token_exchange=3,
-        token_contrast=0.5,
-        head_bending=0.5,
-        shortcuts=(Shortcut(predictivity=0.5),),
+        token_contrast=1.0,
+        head_bending=1.0,
+        shortcuts=(Shortcut(predictivity=0.6),),
         start=Recipe(
             "vit_start",
             "test_vit",
