@@ -13,8 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from conceptatlas.audit.causal import sample
 from conceptatlas.audit.coefficients import measure
 from conceptatlas.audit.context import Context, Settings
-from conceptatlas.audit.shortcuts import population_rows
-from conceptatlas.audit.statistics import auc
+from conceptatlas.audit.shortcuts import TOLD, population_rows, told_within_labels
 from conceptatlas.audit.wide import ImageWide, find_wide, no_properties
 from conceptatlas.concepts import KChoice, choose_n_components, make_factorizer
 from conceptatlas.concepts.estimator import Factorizer
@@ -23,8 +22,8 @@ from conceptatlas.extraction import Features, SplitModel
 
 CHOICE_ROWS = 8000  # rows that the number of concepts is chosen on, of whole images
 CHOICE_IMAGES = 32  # at least so many images
-TOLD, TELLS = 0.9, 0.05  # AUC that suffices; by how much a larger dictionary has to tell better
-TOLD_IMAGES, TOLD_BY = 240, 5  # images that it is measured on; images on either side, at least
+TELLS = 0.05  # by how much a larger dictionary has to tell better what the model follows (AUC)
+TOLD_IMAGES = 240  # images that it is measured on
 FOLD_ROWS = 4000  # rows of each half that a concept is sought in again
 
 
@@ -114,16 +113,9 @@ def told_apart(context: Context, index: int, components: Any) -> float:
     rows = sample(population_rows(context, index)[0], TOLD_IMAGES, context.settings.seed)
     W = torch.as_tensor(np.asarray(components, np.float32), device=context.split.device)
     label = context.images["label_index"].to_numpy(dtype=float)[rows]
-    group = np.where(np.isnan(label), 2, label == index)
+    labelled = np.where(np.isnan(label), np.nan, label == index)
     predicted = context.images["predicted_index"].to_numpy()[rows] == index
-    usable = [
-        g for g in np.unique(group) if min(predicted[group == g].sum(), (~predicted[group == g]).sum()) >= TOLD_BY
-    ]
-    if not usable:
-        return float("nan")
-    score = measure(context, rows, W).score
-    told = [[auc(column[group == g], predicted[group == g]) for g in usable] for column in score.T]
-    return float(np.mean(told, axis=1).max())
+    return float(told_within_labels(measure(context, rows, W).score, predicted, labelled).max())
 
 
 def fold_stability(activations: np.ndarray, images: np.ndarray, components: Any, settings: Settings) -> np.ndarray:

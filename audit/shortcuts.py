@@ -29,6 +29,7 @@ STILL = 0.01  # mean change of the class's probability below which nothing is mo
 MISLEADS = MISSES = CAUSES = ADDS = 0.1
 SIGNIFICANT = 0.05
 FOREIGN = 0.5
+TOLD, TOLD_BY = 0.9, 5  # AUC from which on a concept tells what the model follows, from so many images of either kind
 PLAIN = 0.4  # both gaps' lower bounds: seen so plainly that it counts without an edit that shows it
 EVIDENCE_COLUMNS = [
     "class", "concept", "name", "property", "importance", "threshold", "presence_in_class", "presence_elsewhere",
@@ -36,7 +37,7 @@ EVIDENCE_COLUMNS = [
     "n_elsewhere_with", "n_elsewhere_without", "false_positive_with", "false_positive_without", "false_positive_gap",
     "false_positive_gap_low", "false_positive_gap_high", "label_association", "prediction_association",
     "ablation_effect", "ablation_flips", "n_ablated", "addition_effect", "addition_flips", "n_added",
-    "foreground_share", "foreground_area", "foreground_source", "localisation", "stability", "p_raw",
+    "foreground_share", "foreground_area", "foreground_source", "localisation", "stability", "p_raw", "echo",
 ]  # fmt: skip
 
 
@@ -113,6 +114,8 @@ def evidence(
 
     `reference` (k,) is the mean coefficient per position over the population: what a removed concept is lowered to. The
     last concepts are those of `wide`, where there are any: they are edited by as much as they are in the whole image.
+    They are echoes where a concept of a place acts on the prediction and tells what the model follows: a plate adds
+    contrast to the image that it is on.
     """
     present = population.score >= np.maximum(thresholds, np.finfo(np.float32).tiny)
     p_values = stratified_permutation(population, seed=context.settings.seed)
@@ -132,7 +135,27 @@ def evidence(
         most = FEW if acquitted(row) else context.settings.max_probe
         row |= _causal(context, index, probes, holds, concept, directions, reference, most)
         rows.append(row)
-    return pd.DataFrame(rows).reindex(columns=EVIDENCE_COLUMNS)
+    frame = pd.DataFrame(rows).reindex(columns=EVIDENCE_COLUMNS)
+    n_places = len(frame) - (len(wide) if wide is not None else 0)
+    told = told_within_labels(population.score[:, :n_places], population.predicted, population.labelled)
+    led = any(_acts(row) and told[place] >= TOLD for place, row in frame[:n_places].iterrows())
+    frame["echo"] = led & (np.arange(len(frame)) >= n_places)
+    return frame
+
+
+def told_within_labels(score: np.ndarray, predicted: np.ndarray, labelled: np.ndarray) -> np.ndarray:
+    """Return how well each concept's score (m, k) tells which images of one label are predicted as the class, (k,).
+
+    An AUC, the mean over the groups of equal label (the class, other classes, none) that have `TOLD_BY` of both kinds;
+    NaN where none has.
+    """
+    group = np.nan_to_num(labelled.astype(float), nan=2.0)
+    sides = [predicted[group == g] for g in np.unique(group)]
+    usable = [g for g, side in zip(np.unique(group), sides, strict=True) if min(side.sum(), (~side).sum()) >= TOLD_BY]
+    if not usable:
+        return np.full(score.shape[1], np.nan)
+    told = [[auc(column[group == g], predicted[group == g]) for g in usable] for column in score.T]
+    return np.mean(told, axis=1)
 
 
 def observed(population: Population, present: np.ndarray, score: np.ndarray) -> dict[str, float]:
@@ -310,16 +333,21 @@ def _grade(row: pd.Series) -> str:
     concept changes the prediction. B: the same without the misses, for a concept that is found outside the class at
     least half as often as inside: one that belongs to the class can mislead, but is no shortcut. Also B: both gaps are
     large, but editing this one direction changes nothing. C: the class is missed without it, or it misleads and
-    belongs to the class.
+    belongs to the class. What only echoes another concept is not graded.
     """
     misleads = row["false_positive_gap_low"] > MISLEADS
     misses = row["accuracy_gap_low"] > MISSES
-    acts = -row["ablation_effect"] > CAUSES or row["addition_flips"] > ADDS
+    acts = _acts(row)
     plain = min(row["false_positive_gap_low"], row["accuracy_gap_low"]) > PLAIN
-    if not row["p_value"] < SIGNIFICANT:
+    if row.get("echo", False) or not row["p_value"] < SIGNIFICANT:
         return "D"
     if misleads and misses and acts:
         return "A"
     if plain or (acts and misleads and row["presence_elsewhere"] >= FOREIGN * row["presence_in_class"]):
         return "B"
     return "C" if acts and (misses or misleads) else "D"
+
+
+def _acts(row: pd.Series) -> bool:
+    """Whether the prediction follows an edit of the concept."""
+    return bool(-row["ablation_effect"] > CAUSES or row["addition_flips"] > ADDS)

@@ -14,6 +14,7 @@ from conceptatlas.audit.shortcuts import (
     observed,
     presence_thresholds,
     stratified_permutation,
+    told_within_labels,
 )
 
 
@@ -40,6 +41,20 @@ def test_a_followed_tag_misleads_and_is_missed_with_intervals_that_exclude_nothi
     assert row["accuracy_gap_low"] > 0.5
     assert row["prediction_association"] > 0.9
     assert abs(row["label_association"] - 0.5) < 0.1
+
+
+def test_what_the_model_follows_is_told_within_labels_by_its_concept_alone():
+    population, _ = planted()
+    told = told_within_labels(population.score, population.predicted, population.labelled)
+    assert told[1] > 0.9
+    assert abs(told[0] - 0.5) < 0.1
+    assert abs(told[2] - 0.5) < 0.1
+
+
+def test_where_the_model_is_never_wrong_nothing_tells_what_it_follows():
+    population, _ = planted()
+    right = population.labelled.astype(bool)
+    assert np.isnan(told_within_labels(population.score, right, population.labelled)).all()
 
 
 def test_a_noise_concept_shows_no_gap():
@@ -102,6 +117,11 @@ def test_grades_fall_with_the_evidence():
     ]
     graded = finish(pd.DataFrame(rows)).set_index("concept")["grade"]
     assert graded.loc[[0, 1, 2, 3, 4, 5]].tolist() == ["A", "B", "C", "D", "D", "C"]
+
+
+def test_what_only_echoes_another_concept_is_not_graded():
+    rows = [evidence_row(concept=0, echo=False), evidence_row(concept=1, echo=True)]
+    assert finish(pd.DataFrame(rows)).set_index("concept")["grade"].loc[[0, 1]].tolist() == ["A", "D"]
 
 
 def test_what_is_plain_in_the_images_is_a_b_although_editing_it_changes_nothing():
