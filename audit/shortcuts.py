@@ -37,7 +37,7 @@ EVIDENCE_COLUMNS = [
     "n_elsewhere_with", "n_elsewhere_without", "false_positive_with", "false_positive_without", "false_positive_gap",
     "false_positive_gap_low", "false_positive_gap_high", "label_association", "prediction_association",
     "ablation_effect", "ablation_flips", "n_ablated", "addition_effect", "addition_flips", "n_added",
-    "foreground_share", "foreground_area", "foreground_source", "localisation", "stability", "p_raw", "echo",
+    "foreground_share", "foreground_area", "foreground_source", "localisation", "stability", "p_raw", "told",
 ]  # fmt: skip
 
 
@@ -114,8 +114,6 @@ def evidence(
 
     `reference` (k,) is the mean coefficient per position over the population: what a removed concept is lowered to. The
     last concepts are those of `wide`, where there are any: they are edited by as much as they are in the whole image.
-    They are echoes where a concept of a place acts on the prediction and tells what the model follows: a plate adds
-    contrast to the image that it is on.
     """
     present = population.score >= np.maximum(thresholds, np.finfo(np.float32).tiny)
     p_values = stratified_permutation(population, seed=context.settings.seed)
@@ -136,10 +134,7 @@ def evidence(
         row |= _causal(context, index, probes, holds, concept, directions, reference, most)
         rows.append(row)
     frame = pd.DataFrame(rows).reindex(columns=EVIDENCE_COLUMNS)
-    n_places = len(frame) - (len(wide) if wide is not None else 0)
-    told = told_within_labels(population.score[:, :n_places], population.predicted, population.labelled)
-    led = any(_acts(row) and told[place] >= TOLD for place, row in frame[:n_places].iterrows())
-    frame["echo"] = led & (np.arange(len(frame)) >= n_places)
+    frame["told"] = told_within_labels(population.score, population.predicted, population.labelled)
     return frame
 
 
@@ -302,7 +297,7 @@ def finish(rows: pd.DataFrame) -> pd.DataFrame:
         )
     frame["p_value"] = benjamini_hochberg(frame["p_raw"].to_numpy(dtype=float))
     frame["suspicion"] = _suspicion(frame)
-    frame["grade"] = [_grade(row) for _, row in frame.iterrows()]
+    frame["grade"] = np.where(_echoes(frame), "D", [_grade(row) for _, row in frame.iterrows()])
     first = ["class", "concept", "name", "grade", "suspicion", "p_value"]
     frame = frame[[*first, *[c for c in frame.columns if c not in first]]]
     return frame.sort_values(["suspicion", "class", "concept"], ascending=[False, True, True], ignore_index=True)
@@ -333,19 +328,30 @@ def _grade(row: pd.Series) -> str:
     concept changes the prediction. B: the same without the misses, for a concept that is found outside the class at
     least half as often as inside: one that belongs to the class can mislead, but is no shortcut. Also B: both gaps are
     large, but editing this one direction changes nothing. C: the class is missed without it, or it misleads and
-    belongs to the class. What only echoes another concept is not graded.
+    belongs to the class.
     """
     misleads = row["false_positive_gap_low"] > MISLEADS
     misses = row["accuracy_gap_low"] > MISSES
     acts = _acts(row)
     plain = min(row["false_positive_gap_low"], row["accuracy_gap_low"]) > PLAIN
-    if row.get("echo", False) or not row["p_value"] < SIGNIFICANT:
+    if not row["p_value"] < SIGNIFICANT:
         return "D"
     if misleads and misses and acts:
         return "A"
     if plain or (acts and misleads and row["presence_elsewhere"] >= FOREIGN * row["presence_in_class"]):
         return "B"
     return "C" if acts and (misses or misleads) else "D"
+
+
+def _echoes(frame: pd.DataFrame) -> np.ndarray:
+    """Return which properties of whole images only echo a concept of a place: a plate adds contrast to its image.
+
+    The concept acts on the prediction, tells which images of one label are called the class, and is more suspect.
+    """
+    place = frame["property"].isna()
+    leads = place & (frame["told"] >= TOLD) & np.array([_acts(row) for _, row in frame.iterrows()])
+    leader = frame["suspicion"].where(leads).groupby(frame["class"]).transform("max")
+    return (~place & (leader > frame["suspicion"])).to_numpy()
 
 
 def _acts(row: pd.Series) -> bool:

@@ -98,7 +98,7 @@ def test_without_labels_there_are_associations_with_the_prediction_only():
 
 def evidence_row(**changes):
     row = {
-        "class": "bee", "concept": 0, "name": None, "importance": 0.4,
+        "class": "bee", "concept": 0, "name": None, "property": None, "importance": 0.4, "told": 0.5,
         "presence_in_class": 0.5, "presence_elsewhere": 0.5,
         "accuracy_gap": 0.6, "accuracy_gap_low": 0.4, "false_positive_gap": 0.6, "false_positive_gap_low": 0.4,
         "ablation_effect": -0.5, "addition_flips": 0.6, "p_raw": 0.001,
@@ -119,9 +119,19 @@ def test_grades_fall_with_the_evidence():
     assert graded.loc[[0, 1, 2, 3, 4, 5]].tolist() == ["A", "B", "C", "D", "D", "C"]
 
 
-def test_what_only_echoes_another_concept_is_not_graded():
-    rows = [evidence_row(concept=0, echo=False), evidence_row(concept=1, echo=True)]
-    assert finish(pd.DataFrame(rows)).set_index("concept")["grade"].loc[[0, 1]].tolist() == ["A", "D"]
+def test_a_property_of_whole_images_is_not_graded_where_a_more_suspect_concept_acts_and_tells_as_much():
+    weak = {"accuracy_gap_low": 0.2, "false_positive_gap_low": 0.2, "property": "bluish"}
+    rows = [
+        evidence_row(concept=0, told=0.95),
+        evidence_row(concept=1, told=0.99, **weak),
+        evidence_row(concept=0, told=0.6, **{"class": "another"}),
+        evidence_row(concept=1, told=0.99, **weak, **{"class": "another"}),
+    ]
+    graded = finish(pd.DataFrame(rows)).set_index(["class", "concept"])["grade"]
+    first = rows[0]["class"]
+    assert graded[first, 0] == "A"
+    assert graded[first, 1] == "D"
+    assert graded["another", 1] == "A"
 
 
 def test_what_is_plain_in_the_images_is_a_b_although_editing_it_changes_nothing():
