@@ -23,7 +23,7 @@ from conceptatlas.audit.context import Context
 from conceptatlas.audit.directions import fit_directions
 from conceptatlas.audit.examples import build_pool, example_table, store_views, top_rows
 from conceptatlas.audit.foreground import Foreground, foreground_of
-from conceptatlas.audit.panels import image_maps, tried, what_flips
+from conceptatlas.audit.panels import image_maps, what_flips
 from conceptatlas.audit.parts import Parts, find_parts
 from conceptatlas.audit.shortcuts import describe_population, evidence, population_rows, presence_thresholds
 from conceptatlas.audit.slice_words import slice_words
@@ -92,7 +92,7 @@ def sobol_indices(context: Context, rows: np.ndarray, directions: torch.Tensor, 
     if split.head_is_affine:
         blocks = (features for _, features in context.blocks(rows))
         return pooled([concept_importance(split, f, positions_on(f, directions), directions, index) for f in blocks])
-    features = context.features(tried(context, rows))
+    features = context.features(sample(rows, settings.sobol_images, settings.seed))
     u = positions_on(features, directions)
     return concept_importance(
         split, features, u, directions, index, max_designs=settings.sobol_designs, seed=settings.seed

@@ -44,8 +44,8 @@ class Settings:
     max_probe
         Images that a causal measurement (Sobol, ablation, addition, map test) runs on, per class.
     sobol_images, sobol_designs
-        The most images (of small classes a third, but eight) and the most mask designs for total Sobol indices where
-        the head is not affine (exact and free where it is); fewer designs do where two fits agree.
+        Images, and the most mask designs, for total Sobol indices where the head is not affine (exact and free where it
+        is); half of the designs do where two fits agree.
     n_examples
         Images shown per concept.
     max_views

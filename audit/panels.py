@@ -16,16 +16,6 @@ from conceptatlas.importance import counterfactual
 
 MAPS_PER_IMAGE = 4
 COLUMNS = ["row", "concept", "map_row"]
-FEWEST_TRIED = 12
-
-
-def tried(context: Context, rows: np.ndarray) -> np.ndarray:
-    """Return those of a class's images that what takes a hundred passes of the head for each is tried on.
-
-    At most ``settings.sobol_images``; of small classes a third of the images, but not less than twelve.
-    """
-    settings = context.settings
-    return sample(rows, min(settings.sobol_images, max(FEWEST_TRIED, len(rows) // 3)), settings.seed)
 
 
 def image_maps(
@@ -74,8 +64,8 @@ def image_maps(
 def what_flips(context: Context, rows: np.ndarray, directions: torch.Tensor) -> pd.DataFrame:
     """Return, for some images of a class, the fewest concepts whose removal lets another class win.
 
-    All images where the head is affine, so that the set is found in one step and is the smallest; those `tried`
-    otherwise. None for a model of a single output.
+    All images where the head is affine, so that the set is found in one step and is the smallest; as many as
+    ``settings.sobol_images`` otherwise. None for a model of a single output.
 
     Returns
     -------
@@ -86,7 +76,7 @@ def what_flips(context: Context, rows: np.ndarray, directions: torch.Tensor) -> 
     """
     found: dict[int, dict[str, Any]] = {}
     affine = bool(context.split.head_is_affine)
-    chosen = rows if affine else tried(context, rows)
+    chosen = rows if affine else sample(rows, context.settings.sobol_images, context.settings.seed)
     if len(context.class_names) > 1:
         for block, features in context.blocks(chosen):
             u = positions_on(features, directions)

@@ -84,9 +84,9 @@ def choose_map(
 
     Every candidate gets the same covers on the same (image, concept) pairs; the field is cut after each of four
     rounds to those that can still win, and the winner is then measured on every pair beside chance, with half of the
-    covers where these decide. Candidates within `TIE` of the best count as
-    equal, and the earlier one in the list is taken: by default the one read nearest to the concepts' layer, because
-    gradients grow noisier with every block. The cost, with the default candidates (13 for four earlier cut points)
+    covers where these decide. Candidates within `TIE` of the best count as equal, and the earlier one in the list is
+    taken: by default the one read nearest to the concepts' layer, because gradients grow noisier with every block. The
+    cost, with the default candidates (13 for four earlier cut points)
     and k concepts on 4 images each, is at most about 720 + 32 k forward passes and 4 k backward passes, whatever the
     size of the probe set; where occlusion is called up, 64 more for each image that the pairs hold.
 
