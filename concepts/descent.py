@@ -7,8 +7,9 @@ error, and widens the compression A ~ C Z^T by the residual R = A - C Z^T projec
 
 which gives both products exactly at (U0, W0). The steps of the round factorize this matrix of rank l + 2 k: n*l*k
 operations a step instead of n*p*k. Where a round no longer moves, the factors are stationary for A itself, however
-coarse C Z^T was. A round that settles within ``tol`` of the exact objective it began with is not worth reading A again:
-its steps are dropped, and the factors whose exact error is known are kept.
+coarse C Z^T was. That is taken to be so where a round that began from exact products settled and its error turns out to
+be what it had computed within ``tol``. A round that settles within ``tol`` of the exact objective it began with is not
+even worth reading A again: its steps are dropped, and the factors whose exact error is known are kept.
 
 The steps are HALS (Cichocki and Phan 2009) with the extrapolation and restarts of Ang and Gillis (Neural Computation
 2019). Coefficients are kept transposed, (k, n), so that the coefficients of one concept are contiguous.
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 N_SWEEPS = 4  # one is unsafe at k = 50; two take half as many steps again; six ended in a worse minimum of one matrix
 _FIRST_STEPS = {True: 60, False: 15}  # by objective.nonnegative: solved components follow faster than swept ones
 _STEPS = 15
-_SETTLED = {True: 0.5, False: 0.05}  # share of tol, by objective.nonnegative: penalised components start slowly
+_SETTLED = {True: 1.0, False: 0.05}  # share of tol, by objective.nonnegative: penalised components start slowly
 _WINDOW = 5  # steps that went down, which tell whether a round still moves
 _STUCK, _ROUNDING = 4, 1e-6  # steps that went up by less than this share of |A|^2 until a round counts as settled
 _DIRECT = 1e-2  # share of |A|^2 below which an error is not read off products
@@ -155,8 +156,10 @@ def descend(
             converged = True
             break
         gain = 1 - (value / best_value) ** 0.5 if best_value > 0 else 0.0
+        settled = done < n_steps and known < float("inf")
+        as_computed = settled and abs(1 - (value / max(expected, 1e-30)) ** 0.5) < tol
         best, best_value, error, n_steps = point, value, ahead, _STEPS
-        converged = gain < tol or (ahead / data.total) ** 0.5 < tol
+        converged = as_computed or gain < tol or (ahead / data.total) ** 0.5 < tol
     return Descent(best.Ux, best.W, (error / data.total) ** 0.5, n_iter, converged)
 
 

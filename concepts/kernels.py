@@ -16,45 +16,48 @@ def hals_sweeps(U: np.ndarray, P: np.ndarray, G: np.ndarray, n_sweeps: int) -> N
     """Minimise ``1/2 <U, G U> - <P, U>`` over U >= 0 in place, one coordinate (row) after the other.
 
     ``U`` and ``P`` are (k, n), ``G`` (k, k) symmetric; a coordinate with ``G[j, j] == 0`` is left as it is.
-    The inner loops take eight coordinates at once: that is what keeps the vector units busy.
+    What keeps the vector units busy: two coordinates share the reading of all others, eight at once, and the second is
+    then corrected for the step that the first has taken.
     """
     k, n = U.shape
     zero = U.dtype.type(0)
-    inverse = np.zeros(k, U.dtype)
+    octets = (k + 7) // 8 * 8
+    H = np.zeros((k + 1, octets), U.dtype)  # G, padded with zeros to whole octets and pairs
+    H[:k, :k] = G
+    inverse = np.zeros(k + 1, U.dtype)
     for j in range(k):
         if G[j, j] > zero:
             inverse[j] = U.dtype.type(1) / G[j, j]
-    octets = k // 8 * 8
     block = max(64, min(512, _CACHED // k // 64 * 64))
-    local = np.zeros((k, block), U.dtype)
-    left = np.zeros(block, U.dtype)
+    local = np.zeros((octets + 1, block), U.dtype)
+    left, right = np.zeros(block, U.dtype), np.zeros(block, U.dtype)
     for start in range(0, n, block):
         m = min(block, n - start)
         for i in range(k):
             for c in range(m):
                 local[i, c] = U[i, start + c]
         for _ in range(n_sweeps):
-            for j in range(k):
-                step = inverse[j]
-                if step == zero:
-                    continue
+            for j in range(0, k, 2):
+                other = min(j + 1, k - 1)
                 for c in range(m):
-                    left[c] = P[j, start + c]
+                    left[c], right[c] = P[j, start + c], P[other, start + c]
                 for i in range(0, octets, 8):
-                    g = G[j, i : i + 8]
-                    a, b = local[i : i + 4], local[i + 4 : i + 8]
+                    g, h, u = H[j, i : i + 8], H[j + 1, i : i + 8], local[i : i + 8]
                     g0, g1, g2, g3, g4, g5, g6, g7 = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7]
+                    h0, h1, h2, h3, h4, h5, h6, h7 = h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]
                     for c in range(block):
-                        left[c] -= (g0 * a[0, c] + g1 * a[1, c] + g2 * a[2, c] + g3 * a[3, c]) + (
-                            g4 * b[0, c] + g5 * b[1, c] + g6 * b[2, c] + g7 * b[3, c]
-                        )
-                for i in range(octets, k):
-                    g0 = G[j, i]
-                    for c in range(block):
-                        left[c] -= g0 * local[i, c]
+                        u0, u1, u2, u3 = u[0, c], u[1, c], u[2, c], u[3, c]
+                        u4, u5, u6, u7 = u[4, c], u[5, c], u[6, c], u[7, c]
+                        left[c] -= (g0 * u0 + g1 * u1 + g2 * u2 + g3 * u3) + (g4 * u4 + g5 * u5 + g6 * u6 + g7 * u7)
+                        right[c] -= (h0 * u0 + h1 * u1 + h2 * u2 + h3 * u3) + (h4 * u4 + h5 * u5 + h6 * u6 + h7 * u7)
+                first, second, shared = inverse[j], inverse[j + 1], H[j + 1, j]
                 for c in range(block):
-                    value = local[j, c] + left[c] * step
-                    local[j, c] = value if value > zero else zero
+                    before = local[j, c]
+                    value = before + left[c] * first
+                    value = value if value > zero else zero
+                    ahead = local[j + 1, c] + (right[c] - shared * (value - before)) * second
+                    local[j, c] = value
+                    local[j + 1, c] = ahead if ahead > zero else zero
         for i in range(k):
             for c in range(m):
                 U[i, start + c] = local[i, c]

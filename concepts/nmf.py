@@ -20,7 +20,7 @@ class NMF(Factorizer):
     """Non-negative matrix factorization: ``min |A - U W|^2`` over U, W >= 0, for activations A >= 0.
 
     A randomized range finder compresses A to ``2 * n_components`` columns (at least ``n_components + 20``);
-    extrapolated HALS descends on the compressed matrix, from the best of an NNDSVDa and one to three random starts
+    extrapolated HALS descends on the compressed matrix, from the best of an NNDSVDa and up to three random starts
     (told apart by a few steps on a sample of rows and columns), and is corrected by exact products with A, which is
     read a few times in blocks of rows. Errors are accumulated in float64. One seed on one machine gives the same bits;
     scaling A changes nothing but the coefficients.
@@ -33,7 +33,7 @@ class NMF(Factorizer):
         Most steps (updates of both factors), and as many again of the refinement with ``keep_predictions``.
     tol
         Relative decrease of |A - U W| over a round of steps below which the fit stops; rounds end after 15 steps, or
-        where five lower it by less than half of that.
+        where five lower it by less than that.
     random_state
         Seed of the range finder and of the random starts.
     keep_predictions
