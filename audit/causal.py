@@ -52,12 +52,15 @@ class Probe:
         Their stored features, and the coefficients (b, positions, k) of every position.
     logits
         (b, n_classes) of the unedited activations.
+    places
+        How many of the k concepts have a place; the last ones are properties of whole images.
     """
 
     rows: np.ndarray
     features: Features
     coefficients: torch.Tensor
     logits: torch.Tensor
+    places: int
 
     @classmethod
     def build(
@@ -80,14 +83,14 @@ class Probe:
             u = positions_on(features, directions)
             if wide is not None and len(wide):
                 u[..., -len(wide) :] = wide.scores(features).to(u)[:, None]
-            return cls(rows, features, u, logits)
+            return cls(rows, features, u, logits, len(directions) - (0 if wide is None else len(wide)))
 
     def select(self, chosen: np.ndarray) -> Probe:
         """Return the probe of some of the images."""
         at = torch.as_tensor(np.asarray(chosen), device=self.logits.device)
         prefix = None if self.features.prefix is None else self.features.prefix[at]
         features = self.features.replace(positions=self.features.positions[at], prefix=prefix)
-        return Probe(self.rows[chosen], features, self.coefficients[at], self.logits[at])
+        return Probe(self.rows[chosen], features, self.coefficients[at], self.logits[at], self.places)
 
 
 def removal_effect(
@@ -125,18 +128,31 @@ def addition_effect(
     """Return what putting a concept into images of other classes does: how many become the target class.
 
     Each image takes the concept from a donor that holds it, place by place: where the donor has more of it, the
-    difference is added along the concept's direction.
+    difference is put in along the concept's direction, in place of as large a share of what was there as it has of the
+    donor's place. (A plate hides what is behind it; added on top of that, it is no plate to a network that
+    normalises each position.) The effect is what the concept does beyond hiding: against the image in which that share
+    is only taken away.
     """
     if len(probe.rows) == 0 or len(donors.rows) == 0:
         return NOTHING
     with torch.no_grad():
         taken = torch.arange(len(probe.rows), device=probe.logits.device) % len(donors.rows)
-        given = donors.coefficients[..., concept][taken]
+        given = donors.coefficients[taken, :, concept]
         added = (given - probe.coefficients[..., concept]).clamp(min=0)
-        after = split.head(_moved(probe.features, added, directions[concept]))
-        change = _probability(after, target) - _probability(probe.logits, target)
-        became = (_is(after, target) & ~_is(probe.logits, target)).float().mean()
+        share = _share_of_place(donors, directions, concept)[taken] * added / given.clamp(min=1e-12)
+        hidden = probe.features.replace(positions=(1 - share.unsqueeze(-1)) * probe.features.positions)
+        before, after = split.head(hidden), split.head(_moved(hidden, added, directions[concept]))
+        change = _probability(after, target) - _probability(before, target)
+        became = (_is(after, target) & ~_is(before, target)).float().mean()
     return Effect(float(change.mean()), float(became), len(probe.rows))
+
+
+def _share_of_place(probe: Probe, directions: torch.Tensor, concept: int) -> torch.Tensor:
+    """Return the share that a concept has of all concepts at each position, (b, positions); 0 of a whole image's."""
+    if concept >= probe.places:
+        return torch.zeros_like(probe.coefficients[..., concept])
+    sizes = probe.coefficients[..., : probe.places] * directions[: probe.places].norm(dim=1)
+    return sizes[..., concept] / sizes.sum(-1).clamp(min=1e-12)
 
 
 def _moved(features: Features, amounts: torch.Tensor, direction: torch.Tensor) -> Features:
