@@ -174,10 +174,11 @@ def _bounds(border: np.ndarray) -> Box:
 
 
 def _label_boxes(own: Box, width: float, height: float) -> list[Box]:
-    """Return where a cluster's label may stand: above it, or below it."""
+    """Return where a cluster's label may stand: above it or below it, in its middle or out to a side."""
     left, low, right, high = own
-    x = (left + right - width) / 2
-    return [(x, y, x + width, y + height) for y in (high, low - height)]
+    middle = (left + right - width) / 2
+    starts = [middle, right - width / 4, left - 3 * width / 4]
+    return [(x, y, x + width, y + height) for x in starts for y in (high, low - height)]
 
 
 def _crop_boxes(own: Box, side: float, line: float) -> list[Box]:
