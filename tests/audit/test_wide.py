@@ -41,14 +41,16 @@ def planted(*, followed, n=160, seed=0, labelled=True):
     bias = torch.tensor([0.0, -followed])
     features = Features(torch.tensor(rows, dtype=torch.float32), None, (4, 4))
     split = SimpleNamespace(head=lambda f: 2 * (f.positions.mean(1) @ weights + bias), device="cpu", n_classes=2)
-    predicted = split.head(features).argmax(1).numpy()
+    logits = split.head(features).numpy()
+    predicted = logits.argmax(1)
     images = pd.DataFrame({"predicted_index": predicted, "label_index": label * 1.0 if labelled else np.nan})
 
     def take(chosen):
         return features.replace(positions=features.positions[torch.as_tensor(np.asarray(chosen))])
 
     context = SimpleNamespace(
-        settings=Settings(), split=split, images=images, store=SimpleNamespace(n_features=P), features=take,
+        settings=Settings(), split=split, images=images, features=take,
+        store=SimpleNamespace(n_features=P, logits_of=lambda chosen: logits[chosen]),
         blocks=lambda chosen: [(chosen, take(chosen))],
         readable_views=lambda chosen: {int(row): views[int(row)] for row in chosen},
     )  # fmt: skip
