@@ -18,7 +18,7 @@ import torch
 from conceptatlas.audit.causal import Effect, Probe, addition_effect, removal_effect, sample
 from conceptatlas.audit.coefficients import ImageCoefficients
 from conceptatlas.audit.context import Context
-from conceptatlas.audit.statistics import auc, benjamini_hochberg, otsu, risk_difference
+from conceptatlas.audit.statistics import auc, benjamini_hochberg, explained_by, otsu, otsu_of_three, risk_difference
 
 if TYPE_CHECKING:
     from conceptatlas.audit.wide import ImageWide
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 PERMUTATIONS = 1000
 FEW = 8  # images that a concept is edited in where labels acquit it, or where this moves nothing
 STILL = 0.01  # mean change of the class's probability below which nothing is moved
-MISLEADS = MISSES = CAUSES = ADDS = 0.1
+MISLEADS = MISSES = CAUSES = FLIPS = 0.1
 SIGNIFICANT = 0.05
 FOREIGN = 0.5
 TOLD, TOLD_BY = 0.9, 5  # AUC from which on a concept tells what the model follows, from so many images of either kind
-PLAIN = 0.4  # both gaps' lower bounds: seen so plainly that it counts without an edit that shows it
+TWO_LEVELS = 0.8  # share of the scores' variance that two levels have to explain; else there are three
+PLAIN = 0.4  # mean of both gaps' lower bounds: seen so plainly that it counts without an edit that shows it
 EVIDENCE_COLUMNS = [
     "class", "concept", "name", "property", "importance", "threshold", "presence_in_class", "presence_elsewhere",
     "n_with", "n_without", "accuracy_with", "accuracy_without", "accuracy_gap", "accuracy_gap_low", "accuracy_gap_high",
@@ -94,11 +95,18 @@ def describe_population(context: Context, index: int, weight: np.ndarray, found:
 def presence_thresholds(score: np.ndarray, *, n_wide: int = 0) -> np.ndarray:
     """Return for each concept the score from which on an image is said to hold it (Otsu on square roots).
 
-    The last `n_wide` are properties of whole images, which have no natural zero: Otsu on the scores as they are.
+    Where two levels leave too much of the scores' variation there are three, and the highest is what holds the concept:
+    snow, sand, which has a little of what snow has, and leaves. The last `n_wide` are properties of whole images, which
+    have no natural zero and all levels: Otsu on the scores as they are.
     """
     columns, places = score.T, score.shape[1] - n_wide
-    found = [otsu(np.sqrt(np.maximum(column, 0))) ** 2 for column in columns[:places]]
+    found = [_level(np.sqrt(np.maximum(column, 0))) ** 2 for column in columns[:places]]
     return np.array(found + [otsu(column) for column in columns[places:]], dtype=np.float64)
+
+
+def _level(values: np.ndarray) -> float:
+    threshold = otsu(values)
+    return threshold if explained_by(values, threshold) >= TWO_LEVELS else otsu_of_three(values)[1]
 
 
 def evidence(
@@ -325,22 +333,30 @@ def _grade(row: pd.Series) -> str:
     """Return a grade from A (strongest evidence) to D (none).
 
     A: other classes' images with the concept are called the class, its own are missed without it, and editing the
-    concept changes the prediction. B: the same without the misses, for a concept that is found outside the class at
-    least half as often as inside: one that belongs to the class can mislead, but is no shortcut. Also B: both gaps are
-    large, but editing this one direction changes nothing. C: the class is missed without it, or it misleads and
-    belongs to the class.
+    concept changes the prediction. B: less than that of a concept that is found outside the class at least half as
+    often as inside, since what belongs to the class can mislead and be missed, but is no shortcut: it misleads and
+    editing it changes the prediction; or the class is missed without it, editing it changes the prediction, and it is
+    known to lie off the object; or it misleads and is missed, so plainly that it counts although editing this one
+    direction changes nothing, as where a thing is spread over several concepts. C: what would be a B but may belong to
+    the class, or is less plain.
     """
     misleads = row["false_positive_gap_low"] > MISLEADS
     misses = row["accuracy_gap_low"] > MISSES
     acts = _acts(row)
-    plain = min(row["false_positive_gap_low"], row["accuracy_gap_low"]) > PLAIN
-    if not row["p_value"] < SIGNIFICANT:
+    if not row["p_value"] < SIGNIFICANT or not (misleads or misses):
         return "D"
     if misleads and misses and acts:
         return "A"
-    if plain or (acts and misleads and row["presence_elsewhere"] >= FOREIGN * row["presence_in_class"]):
+    plain = misleads and misses and (row["false_positive_gap_low"] + row["accuracy_gap_low"]) / 2 > PLAIN
+    foreign = row["presence_elsewhere"] >= FOREIGN * row["presence_in_class"]
+    if foreign and (plain or (acts and (misleads or _off_object(row)))):
         return "B"
-    return "C" if acts and (misses or misleads) else "D"
+    return "C" if acts or (misleads and misses) else "D"
+
+
+def _off_object(row: pd.Series) -> bool:
+    """Whether a concept's share on the object is known, and nearer to chance, or below it, than to all of it."""
+    return bool(row["foreground_share"] < (1 + row["foreground_area"]) / 2)
 
 
 def _echoes(frame: pd.DataFrame) -> np.ndarray:
@@ -355,5 +371,6 @@ def _echoes(frame: pd.DataFrame) -> np.ndarray:
 
 
 def _acts(row: pd.Series) -> bool:
-    """Whether the prediction follows an edit of the concept."""
-    return bool(-row["ablation_effect"] > CAUSES or row["addition_flips"] > ADDS)
+    """Whether the prediction follows an edit of the concept: it moves when it is taken out, or flips either way."""
+    flips = [row[key] > FLIPS for key in ("ablation_flips", "addition_flips")]
+    return bool(-row["ablation_effect"] > CAUSES or any(flips))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 _Z95 = 1.959963984540054
@@ -67,6 +69,48 @@ def otsu(values: np.ndarray, *, bins: int = 256) -> float:
     between = below * above * (mean_below - mean_above) ** 2
     best = np.flatnonzero(between == between.max())
     return float(edges[1:-1][best].mean())
+
+
+def otsu_of_three(values: np.ndarray, *, bins: int = 128) -> tuple[float, float]:
+    """Return the two thresholds that split values into three classes of least inner variance.
+
+    Source: Otsu, IEEE Trans. SMC 9 (1979), 62-66, section on multithresholding. Constant values give that constant.
+
+    >>> low, high = otsu_of_three(np.array([0.0, 0.1, 2.0, 2.1, 5.0, 5.1]))
+    >>> bool(0.1 <= low <= 2.0), bool(2.1 <= high <= 5.0)
+    (True, True)
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if not values.max() > values.min():
+        return float(values.min()), float(values.min())
+    counts, edges = np.histogram(values - values.mean(), bins=bins)
+    n = np.append(0, np.cumsum(counts))
+    total = np.append(0, np.cumsum(counts * (edges[1:] + edges[:-1]) / 2))
+
+    def between(first: Any, last: Any) -> np.ndarray:
+        return (total[last] - total[first]) ** 2 / np.maximum(n[last] - n[first], 1)
+
+    low, high = np.triu_indices(bins - 1, k=1)
+    low, high = low + 1, high + 1
+    explained = between(0, low) + between(low, high) + between(high, bins)
+    best = explained >= explained.max() * (1 - 1e-12)
+    return tuple(float(edges[cut[best]].mean() + values.mean()) for cut in (low, high))  # type: ignore[return-value]
+
+
+def explained_by(values: np.ndarray, threshold: float) -> float:
+    """Return the share of the values' variance that lies between those below a threshold and the others.
+
+    >>> explained_by(np.array([0.0, 0.0, 1.0, 1.0]), 0.5)
+    1.0
+    """
+    values = np.asarray(values, dtype=np.float64)
+    above, total = values >= threshold, values.var()
+    if total <= 0:
+        return 1.0
+    share = above.mean()
+    if share in (0.0, 1.0):
+        return 0.0
+    return float(share * (1 - share) * (values[above].mean() - values[~above].mean()) ** 2 / total)
 
 
 def benjamini_hochberg(p_values: np.ndarray) -> np.ndarray:

@@ -38,8 +38,9 @@ _MOST_NAMED = 4  # concepts of a counterfactual that are named in a sentence
 _MOST_MISTAKEN = 2  # classes that missed images are put into, named in a sentence
 GRADES = {
     "A": "strong evidence: it misleads the model, the class is missed without it, and changing it changes predictions",
-    "B": "good evidence: it misleads the model, is no property of the class, and changing it changes predictions",
-    "C": "some evidence: it misleads, or the class is missed without it, but it may belong to the class",
+    "B": "good evidence: it is no property of the class, and it misleads the model or the class is missed without it, "
+    "as changing it shows; or both are plain without that",
+    "C": "some evidence: it misleads, or the class is missed without it, but may belong to the class or is not plain",
     "D": "no sufficient evidence",
 }
 
