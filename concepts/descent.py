@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 N_SWEEPS = 4  # one is unsafe at k = 50; two take half as many steps again; six ended in a worse minimum of one matrix
 _FIRST_STEPS = {True: 60, False: 15}  # by objective.nonnegative: solved components follow faster than swept ones
 _STEPS = 15
-_SETTLED = {True: 1.0, False: 0.05}  # share of tol, by objective.nonnegative: penalised components start slowly
+_SETTLED = {True: (3.0, 1.0), False: (0.05, 0.05)}  # shares of tol, of the first, coarse round and of later ones, by
+# objective.nonnegative: penalised components start slowly
 _WINDOW = 5  # steps that went down, which tell whether a round still moves
 _STUCK, _ROUNDING = 4, 1e-6  # steps that went up by less than this share of |A|^2 until a round counts as settled
 _DIRECT = 1e-2  # share of |A|^2 below which an error is not read off products
@@ -140,11 +141,12 @@ def descend(
         below it. A penalty counts as part of the squared error.
     """
     operator, point, n_steps = (data.Ct, data.Zt), _Point(*start, *start), _FIRST_STEPS[objective.nonnegative]
+    share, later = _SETTLED[objective.nonnegative]
     best, best_value, error, n_iter, converged = point, float("inf"), float("inf"), 0, False
     while n_iter < max_iter and not converged:
         n_steps = min(n_steps, max_iter - n_iter)
         known = best_value if best_value > _DIRECT * data.total else float("inf")
-        point, done, expected = _steps(operator, data.total, best, objective, n_steps, tol, known)
+        point, done, expected = _steps(operator, data.total, best, objective, n_steps, share * tol, known)
         n_iter += done
         if done < n_steps and 1 - (max(expected, 0.0) / known) ** 0.5 < tol:  # not worth another reading of A
             converged = True
@@ -158,7 +160,7 @@ def descend(
         gain = 1 - (value / best_value) ** 0.5 if best_value > 0 else 0.0
         settled = done < n_steps and known < float("inf")
         as_computed = settled and abs(1 - (value / max(expected, 1e-30)) ** 0.5) < tol
-        best, best_value, error, n_steps = point, value, ahead, _STEPS
+        best, best_value, error, n_steps, share = point, value, ahead, _STEPS, later
         converged = as_computed or gain < tol or (ahead / data.total) ** 0.5 < tol
     return Descent(best.Ux, best.W, (error / data.total) ** 0.5, n_iter, converged)
 
@@ -202,17 +204,16 @@ def _steps(
     point: _Point,
     objective: Objective,
     n_steps: int,
-    tol: float,
+    slow: float,
     value: float = float("inf"),
 ) -> tuple[_Point, int, float]:
     """Take up to ``n_steps`` on the low-rank matrix ``left^T right`` from a point of objective ``value``.
 
-    Stops early where the last five that went down lowered the root of the objective by less than a share of ``tol``,
+    Stops early where the last five that went down lowered the root of the objective by less than a share of ``slow``,
     or where four went up by no more than rounding since. Returns the last point that went down, the steps done
     and the objective there, on that matrix.
     """
     left, right = operator
-    share = _SETTLED[objective.nonnegative]
     values, step, reached, stuck = [value], 0, point, 0
     for step in range(1, n_steps + 1):  # noqa: B007
         P = (point.Wx @ right.T) @ left
@@ -229,7 +230,7 @@ def _steps(
             reached, stuck = point, 0
             values.append(error)
         fallen = values[-1 - _WINDOW] - values[-1] if len(values) > _WINDOW else float("inf")
-        if stuck == _STUCK or fallen < 2 * share * tol * max(values[-1], 1e-12 * total):
+        if stuck == _STUCK or fallen < 2 * slow * max(values[-1], 1e-12 * total):
             break
     return _balance(reached), step, values[-1]
 
