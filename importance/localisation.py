@@ -1,12 +1,18 @@
 """Which concept map tells the truth for a model and layer: a causal test that needs no masks.
 
 No single map is right everywhere: the coefficient map is right on a ViT's tokens and can be worse than chance on the
-last layer of a CNN, where implicit differentiation is right. So the map is chosen by what it claims: cover the map's
-top region and the concept must fall, by more than when a random region of the same shape is covered. How much of a
-concept an image holds is the mean of its coefficient over the strongest tenth of the positions: a transformer's tokens
-hold a little of every concept everywhere, and a mean over all of them would hardly notice that a small thing is gone.
-The share of the coefficient that goes with the covered region is the concept's *localisation*; where it does not beat
-chance, the place of the concept is not known and no heat map should be drawn.
+last layer of a CNN, where implicit differentiation is right. So the map is chosen by what it claims: the more of a
+concept it sees under a cover, the further the concept must fall when the image is covered there. A few images are
+covered with a disc at each of 25 places; one set of covers serves every candidate and every concept. A map's
+*agreement* with the falls is their correlation over the places of an image, and the candidate that agrees best wins.
+
+How much of a concept an image holds is the mean of its coefficient over the strongest tenth of the positions: a
+transformer's tokens hold a little of every concept everywhere, and a mean over all of them would hardly notice that a
+small thing is gone. The share of it that goes with the place that the map marks is the concept's *localisation*. The
+place is known where that beats a random place and the map agrees with the falls; elsewhere the concept does not come
+from where the map peaks, or not from there alone, and no heat map should be drawn. A map that is spread over the image
+is read as a region and not as a place, and a small cover hardly changes its concept: that place is also known where the
+strongest fifth of the map, covered, takes more away than the same region elsewhere.
 """
 
 from __future__ import annotations
@@ -18,22 +24,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from conceptatlas.importance.maps import map_methods, nnls_transform, paired_maps, upsample
-from conceptatlas.importance.occlusion import FILLS, Transform, cover, occlusion_maps, pooled_coefficients
+from conceptatlas.importance.occlusion import FILLS, SIDE, Transform, cover, discs, occlusion_maps, pooled_coefficients
 from conceptatlas.importance.tabled import Tabled
 
 if TYPE_CHECKING:
     from conceptatlas.extraction import SplitModel
 
-SHARES = (0.02, 0.05, 0.10, 0.20)  # of the image, covered
+AREA, GRID = 0.05, 5  # of the image under a cover, and covers per side
 STRONGEST = 0.10  # of an image's positions say how much of a concept it holds
-MARGIN = 0.05  # by how much localisation must beat chance
-ROUNDS = ((12, 8), (24, 5), (64, 2), (128, 1))  # covers each candidate has had by then, and how many go on
-TIE = 0.10  # of the best score: within it, the earlier candidate of the list is taken
-SURE, CLEAR = 2.0, 3.0  # standard errors from which on a candidate is out, and from which on a concept is decided
-ENOUGH = 6  # covers with their shifts, before a concept is
+PRESENT = 0.5  # of a concept's strongest presence must be in an image that tests it
+AGREES = 0.5  # correlation of map and falls from which on the place is known
+MARGIN = 0.05  # by how much localisation must beat chance besides
+PEAKED = 0.5  # of a map on the strongest tenth of the image: where less is, it is read as a region and not as a place
+REGION, REGION_IMAGES = 0.20, 4  # of the image, covered to prove a region, and on how many images
+TIE = 0.02  # of the best agreement: within it, the earlier candidate of the list is taken
 
 
 @dataclass(frozen=True)
@@ -45,16 +53,19 @@ class MapChoice(Tabled):
     method : str
         The winner, a name that `concept_maps` takes.
     localisation : array (k,)
-        Share of the concept's coefficient (mean over the strongest tenth of the positions) that goes when the map's
-        top region is covered: mean over the concept's strongest images, over regions of 2, 5, 10 and 20 % of the image
-        and over both fills. At most 1; NaN for a concept that was not tested or that no probe image has.
+        Share of the concept's coefficient (mean over the strongest tenth of the positions) that goes when that one of
+        the 25 places is covered under which the map sees most of the concept, or the strongest fifth of a map that is
+        spread over the image: mean over the images that have it. At most 1; NaN for a concept that was not tested or
+        that no probe image has.
     chance : array (k,)
-        The same for the same regions shifted to a random place.
+        The same for a random place: the mean over all 25, or the same region shifted.
+    agreement : array (k,)
+        Correlation, over the places of an image, of what the map sees under the cover with the fall: mean over images.
     known : bool array (k,)
-        Where localisation beats chance by `MARGIN` and by twice the standard error of the difference.
+        Where localisation beats chance by `MARGIN` and agreement is at least `AGREES`; for a map that is spread over
+        the image, instead of the latter, where it beats chance by twice the standard error.
     table : DataFrame
-        One row per candidate, the winner first: method, score (mean share removed), covers (how many it had), round
-        (the last one it took part in; the measurement beside chance counts as one more).
+        One row per candidate, the winner first: method, score (mean agreement), error (its standard error).
     n_forwards : int
         Forward passes of covered images that the choice took.
     """
@@ -62,6 +73,7 @@ class MapChoice(Tabled):
     method: str
     localisation: NDArray[np.float64]
     chance: NDArray[np.float64]
+    agreement: NDArray[np.float64]
     known: NDArray[np.bool_]
     table: pd.DataFrame
     n_forwards: int
@@ -76,19 +88,18 @@ def choose_map(
     presence: np.ndarray | torch.Tensor | None = None,
     methods: Sequence[str] | None = None,
     transform: Transform | None = None,
-    images_per_concept: int = 4,
+    n_images: int = 6,
     seed: int = 0,
     batch_size: int = 32,
 ) -> MapChoice:
     """Choose, by covering what each candidate points at, the map that a model's concepts at this layer are shown with.
 
-    Every candidate gets the same covers on the same (image, concept) pairs; the field is cut after each of four
-    rounds to those that can still win, and the winner is then measured on every pair beside chance, with half of the
-    covers where these decide. Candidates within `TIE` of the best count as equal, and the earlier one in the list is
-    taken: by default the one read nearest to the concepts' layer, because gradients grow noisier with every block. The
-    cost, with the default candidates (13 for four earlier cut points)
-    and k concepts on 4 images each, is at most about 720 + 32 k forward passes and 4 k backward passes, whatever the
-    size of the probe set; where occlusion is called up, 64 more for each image that the pairs hold.
+    The images are taken in turn for the concept that those taken so far show least, until there are `n_images`; more
+    only for concepts that none of them shows. Candidates within `TIE` of the best count as equal, and the earlier one
+    in the list is taken: by default the one read nearest to the concepts' layer, because gradients grow noisier with
+    every block. The cost is 25 forward passes for each image, whatever the number of candidates, of concepts and of
+    images in the probe set, at most 8 for each concept that has no peak, and a backward pass for each concept of each
+    image; where occlusion is called up, 64 passes more for each image.
 
     Parameters
     ----------
@@ -105,13 +116,13 @@ def choose_map(
         is at hand already.
     methods : sequence of str, optional
         Candidates, the preferred ones first; by default `map_methods(split_model)`, and occlusion after them where
-        the best of them is proven for less than half of the concepts.
+        the best of them is proven for no concept: it repeats the covers, so that its agreement proves less.
     transform : callable (n, p) -> (n, k), optional
         Coefficients of activations; default `nnls` on W.
-    images_per_concept : int
-        On how many of its strongest images a concept is tested.
+    n_images : int
+        How many images are covered.
     seed : int
-        For the random regions.
+        For the fill that a place gets, and for the places that regions are shifted to.
     batch_size : int
         Images per forward pass.
 
@@ -121,18 +132,16 @@ def choose_map(
     """
     coefficients = transform or nnls_transform(W, images.device)
     pooled = _presence(split_model, images, coefficients, presence, batch_size)
-    wanted = range(len(W)) if concepts is None else concepts
-    test = _CoverTest(split_model, images, coefficients, pooled, _pairs(pooled, wanted, images_per_concept), batch_size)
+    shown = _shown(pooled, list(range(len(W)) if concepts is None else concepts))
+    rows = _rows(pooled, shown, n_images)
     candidates = list(methods) if methods is not None else map_methods(split_model)
-    if len(test.pairs) == 0:
+    if len(rows) == 0:
         return _untested(candidates, len(W))
-    maps = _candidate_maps(test, candidates)
-    table, fall = _race(test, maps)
-    winner = str(table["method"].iloc[0])
-    choice = _measured(test, winner, maps[winner], fall, table, len(W), seed)
-    if methods is None and choice.known[np.isfinite(choice.localisation)].mean() < 0.5:
-        slow = _candidate_maps(test, ["occlusion"])["occlusion"]
-        choice = _better(choice, _measured(test, "occlusion", slow, fall[:0], table, len(W), seed))
+    test = _CoverTest.run(split_model, images[rows], coefficients, pooled[rows], shown[rows], seed, batch_size)
+    maps = test.maps(candidates)
+    choice = test.choice(maps)
+    if methods is None and not choice.known.any():
+        choice = test.choice(maps | test.maps(["occlusion"]))
     return choice
 
 
@@ -159,168 +168,136 @@ def strongest(coefficients: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class _CoverTest:
-    """What is needed to cover regions and to see how far the concepts fall."""
+    """What the covers of a few images did to every concept, and what candidates make of it."""
 
     split_model: SplitModel
-    images: torch.Tensor  # (B, 3, H, W)
+    images: torch.Tensor  # (M, 3, H, W), those that were covered
     transform: Transform
-    presence: torch.Tensor  # (B, k)
-    pairs: torch.Tensor  # (P, 2): row of the image, concept
+    before: torch.Tensor  # (M, k): coefficients uncovered
+    pairs: torch.Tensor  # (P, 2): an image, and a concept that it shows
+    falls: torch.Tensor  # (P, places): share of the pair's coefficient that goes, in [-1, 1]
+    seed: int
     batch_size: int
 
-    def falls(self, cells: Sequence[_Cell], maps: torch.Tensor, shift: torch.Generator | None = None) -> torch.Tensor:
-        """Share of the coefficient that goes when each cell's region is covered, (len(cells),), in [-1, 1]."""
-        parts = []
-        for start in range(0, len(cells), self.batch_size):
-            some = cells[start : start + self.batch_size]
-            pair = torch.tensor([cell.pair for cell in some], device=self.pairs.device)
-            region = _regions(maps[pair], [cell.share for cell in some], self.images.shape[-2:])
-            region = region if shift is None else _shifted(region, shift)
-            parts.append(self._fall(self.pairs[pair], region, [cell.fill for cell in some]))
-        return torch.cat(parts) if parts else self.presence.new_zeros(0)
+    @classmethod
+    def run(
+        cls,
+        split_model: SplitModel,
+        images: torch.Tensor,
+        transform: Transform,
+        before: torch.Tensor,
+        shown: torch.Tensor,
+        seed: int,
+        batch_size: int,
+    ) -> _CoverTest:
+        """Cover every image at each place, with the fills in turn."""
+        pairs, places = shown.nonzero(), _places(images)
+        row, concept = pairs.unbind(dim=1)
+        after = []
+        for turn, image in enumerate(images, start=seed):
+            covered = _covered(image.repeat(len(places), 1, 1, 1), places, first=turn)
+            after.append(pooled_coefficients(split_model, covered, transform, batch_size=batch_size, pool=strongest))
+        falls = _share_gone(before[row, concept][:, None], torch.stack(after)[row, :, concept])
+        return cls(split_model, images, transform, before, pairs, falls, seed, batch_size)
 
-    def _fall(self, pairs: torch.Tensor, region: torch.Tensor, fills: Sequence[str]) -> torch.Tensor:
-        rows, concepts = pairs.unbind(dim=1)
-        pictures = self.images[rows]
-        blurred = torch.tensor([fill == "blur" for fill in fills], device=region.device)
-        for fill in FILLS:
-            mine = blurred if fill == "blur" else ~blurred
-            if mine.any():
-                pictures[mine] = cover(pictures[mine], region[mine], fill=fill)
+    def maps(self, methods: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Each candidate's map of each pair, (P, h, w)."""
+        row, concept = self.pairs.unbind(dim=1)
+        shared = [method for method in methods if method != "occlusion"]
+        maps: dict[str, torch.Tensor] = {}
+        if shared:
+            maps = paired_maps(self.split_model, self.images[row], concept, self.transform, methods=shared)
+        if "occlusion" in methods:
+            everything = list(range(self.before.shape[1]))
+            slow = occlusion_maps(self.split_model, self.images, self.transform, concepts=everything)
+            maps["occlusion"] = slow[row, concept]
+        return {method: maps[method] for method in methods}
+
+    def choice(self, maps: dict[str, torch.Tensor]) -> MapChoice:
+        """The candidate that agrees best with the falls, and what it achieves for each concept."""
+        places = _places(self.images)
+        seen = {method: _under(candidate, places) for method, candidate in maps.items()}
+        agreement = {method: _correlation(under, self.falls) for method, under in seen.items()}
+        winner = _first_of_the_best(agreement)
+        marked = self.falls.gather(1, seen[winner].argmax(dim=1, keepdim=True))[:, 0]
+        values = torch.stack([agreement[winner], marked, self.falls.mean(dim=1), _peaked(maps[winner])], dim=1)
+        agrees, localisation, chance, peaked = self._per_concept(values)
+        known = (agrees >= AGREES) & (localisation - chance >= MARGIN)
+        n_forwards = len(self.images) * (len(places) + (SIDE**2 if "occlusion" in maps else 0))
+        for c in np.flatnonzero(~known & (peaked < PEAKED)):
+            falls = self._region_falls(self.pairs[:, 1] == int(c), maps[winner])
+            known[c] = _is_beyond(falls[0] - falls[1])
+            localisation[c], chance[c] = falls.mean(axis=1)
+            n_forwards += falls.size
+        return MapChoice(winner, localisation, chance, agrees, known, _table(agreement, winner), n_forwards)
+
+    def _region_falls(self, mine: torch.Tensor, maps: torch.Tensor) -> NDArray[np.float64]:
+        """Falls (2, n) when the strongest fifth of some pairs' maps is covered, and the same regions shifted."""
+        some = mine.nonzero()[:REGION_IMAGES, 0]
+        row, concept = self.pairs[some].unbind(dim=1)
+        region = _strongest_share(maps[some], self.images.shape[-2:])
+        shifted = _shifted(region, torch.Generator().manual_seed(self.seed))
+        covered = torch.cat([_covered(self.images[row], each) for each in (region, shifted)])
         after = pooled_coefficients(
-            self.split_model, pictures, self.transform, batch_size=self.batch_size, pool=strongest
+            self.split_model, covered, self.transform, batch_size=self.batch_size, pool=strongest
         )
-        before = self.presence[rows, concepts]
-        return (1.0 - after.gather(1, concepts[:, None])[:, 0] / before).clamp(min=-1.0, max=1.0)
+        after = after.gather(1, concept.repeat(2)[:, None]).reshape(2, -1)
+        return _share_gone(self.before[row, concept], after).cpu().double().numpy()
+
+    def _per_concept(self, values: torch.Tensor) -> NDArray[np.float64]:
+        """Means (columns, k) of a table (P, columns) over the pairs of each concept, NaN where it has none."""
+        frame = pd.DataFrame(values.cpu().double().numpy()).groupby(self.pairs[:, 1].cpu().numpy()).mean()
+        return frame.reindex(range(self.before.shape[1])).to_numpy().T.copy()
 
 
-@dataclass(frozen=True)
-class _Cell:
-    """One cover of the design: which pair, how much of the image, with what."""
-
-    pair: int
-    share: float
-    fill: str
-
-
-def _pairs(presence: torch.Tensor, concepts: Sequence[int], per_concept: int) -> torch.Tensor:
-    """Each concept's strongest images, (P, 2) of (image, concept): every concept's first, then every second, ..."""
-    order = presence.argsort(dim=0, descending=True)[:per_concept]
-    pairs = [(int(row), c) for rows in order for c, row in ((c, rows[c]) for c in concepts) if presence[row, c] > 0]
-    return torch.tensor(pairs, dtype=torch.long, device=presence.device).reshape(-1, 2)
+def _covered(images: torch.Tensor, regions: torch.Tensor, *, first: int = 0) -> torch.Tensor:
+    """Images of which a region (B, H, W) is covered, with the fills in turn."""
+    covered = images.clone()
+    for number, fill in enumerate(FILLS):
+        mine = slice((first + number) % len(FILLS), None, len(FILLS))
+        covered[mine] = cover(covered[mine], regions[mine], fill=fill)
+    return covered
 
 
-def _design(n_pairs: int) -> list[_Cell]:
-    """Every pair with every share once, the fill alternating; any prefix is balanced over pairs, shares and fills."""
-    cells = []
-    for turn in range(len(SHARES)):
-        for pair in range(n_pairs):
-            place = pair + turn
-            cells.append(_Cell(pair, SHARES[place % len(SHARES)], FILLS[(pair // len(SHARES) + place) % len(FILLS)]))
-    return cells
+def _share_gone(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    return (1.0 - after / before).clamp(min=-1.0, max=1.0)
 
 
-def _race(test: _CoverTest, maps: dict[str, torch.Tensor]) -> tuple[pd.DataFrame, torch.Tensor]:
-    """Successive halving: all candidates on the first cells, those that can still win on more. A table, winner's falls.
-
-    The first candidate stays in to the end, so that a few unlucky covers cannot lose the most direct map.
-    """
-    cells = _design(len(test.pairs))
-    falls = {name: test.presence.new_zeros(0) for name in maps}
-    reached = dict.fromkeys(maps, 0)
-    first, *_ = runners = list(maps)
-    done = 0
-    for number, (covers, keep) in enumerate(ROUNDS, start=1):
-        for name in runners:
-            falls[name] = torch.cat([falls[name], test.falls(cells[done:covers], maps[name])])
-            reached[name] = number
-        done = min(covers, len(cells))
-        if number < len(ROUNDS):
-            able = _able({name: falls[name] for name in runners})
-            best = sorted(able, key=lambda name: -float(falls[name].mean()))[:keep]
-            runners = [name for name in runners if name in best or name == first]
-        if len(runners) == 1:
-            break
-    winner = next(name for name in runners if _ties({name: falls[name] for name in runners}, name))
-    rows = [
-        {
-            "method": name,
-            "score": float(values.mean()),
-            "covers": len(values),
-            "round": reached[name] + (name == winner),
-        }
-        for name, values in falls.items()
-    ]
-    table = pd.DataFrame(rows).sort_values(["round", "score"], ascending=False, kind="stable", ignore_index=True)
-    return table, falls[winner]
+def _places(images: torch.Tensor) -> torch.Tensor:
+    """What the covers hide, (places, H, W) bool."""
+    return discs(images.shape[-2], images.shape[-1], grid=GRID, area=AREA).to(images.device)
 
 
-def _able(falls: dict[str, torch.Tensor]) -> list[str]:
-    """Return the candidates that may still win: no other leads one, and it leads every earlier one, beyond a tie."""
-    names = list(falls)
-
-    def leads(name: str, other: str) -> tuple[float, float]:
-        """The bounds of one's lead over another, beyond what counts as equal."""
-        lead = falls[name] - falls[other]
-        doubt = SURE * float(lead.std()) / len(lead) ** 0.5 if len(lead) > 1 else float("inf")
-        beyond = float(lead.mean()) - TIE * float(falls[name].mean())
-        return beyond - doubt, beyond + doubt
-
-    return [
-        name
-        for place, name in enumerate(names)
-        if not any(leads(other, name)[0] > 0 for other in names if other != name)
-        and not any(leads(name, earlier)[1] <= 0 for earlier in names[:place])
-    ]
+def _under(maps: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Mean of each map (P, h, w), upsampled, under each cover, (P, places)."""
+    inside = places.flatten(1).to(maps.dtype)
+    weights = (inside / inside.sum(dim=1, keepdim=True)).T
+    return torch.cat([_pixels(part, places.shape[-2:]) @ weights for part in maps.split(32)])
 
 
-def _ties(falls: dict[str, torch.Tensor], name: str) -> bool:
-    """Whether the best candidate leads this one by no more than `TIE` of its score or the lead's standard error."""
-    best = max(falls.values(), key=lambda values: float(values.mean()))
-    lead = best - falls[name]
-    error = float(lead.std()) / len(lead) ** 0.5 if len(lead) > 1 else 0.0
-    return float(lead.mean()) <= max(TIE * float(best.mean()), error)
+def _pixels(maps: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """Maps (P, h, w) upsampled to an image's pixels, (P, H * W)."""
+    return upsample(maps[:, None], (size[0], size[1])).flatten(1)
 
 
-def _measured(
-    test: _CoverTest, method: str, maps: torch.Tensor, fall: torch.Tensor, table: pd.DataFrame, k: int, seed: int
-) -> MapChoice:
-    """A candidate's localisation and chance, concept by concept, on the cells of the design; `fall` is begun.
-
-    Half of the cells, and the other half of those concepts of which the first does not tell whether they are known.
-    """
-    cells = _design(len(test.pairs))
-    generator = torch.Generator().manual_seed(seed)
-    owner = test.pairs[[cell.pair for cell in cells], 1].cpu().numpy()
-    covered, shifted = np.full(len(cells), np.nan), np.full(len(cells), np.nan)
-    covered[: len(fall)] = fall.double().cpu().numpy()
-    place, n_covers = np.arange(len(cells)), 0
-    for some in (place < len(cells) // 2, place >= len(cells) // 2):
-        clear = [c for c in np.unique(owner) if _is_clear(_paired(covered, shifted, owner == c))]
-        rest = np.flatnonzero(some & ~np.isin(owner, clear))
-        new = rest[np.isnan(covered[rest])]
-        covered[new] = test.falls([cells[i] for i in new], maps).double().cpu().numpy()
-        shifted[rest] = test.falls([cells[i] for i in rest], maps, generator).double().cpu().numpy()
-        n_covers += len(new) + len(rest)
-    localisation, chance, known = np.full(k, np.nan), np.full(k, np.nan), np.zeros(k, dtype=bool)
-    for concept in np.unique(owner):
-        mine = owner == concept
-        localisation[concept], chance[concept] = np.nanmean(covered[mine]), np.nanmean(shifted[mine])
-        known[concept] = _is_beyond(_paired(covered, shifted, mine))
-    return MapChoice(method, localisation, chance, known, table, sum(table["covers"].tolist()) + n_covers)
+def _peaked(maps: torch.Tensor) -> torch.Tensor:
+    """Share of each map that its strongest tenth of the image holds, (P,)."""
+    pixels = _pixels(maps, torch.Size((64, 64)))
+    top = pixels.topk(pixels.shape[1] // 10, dim=1).values.sum(dim=1)
+    return top / pixels.sum(dim=1).clamp(min=1e-12)
 
 
-def _paired(covered: NDArray[np.float64], shifted: NDArray[np.float64], mine: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The gains over chance of those cells that have been measured both ways."""
-    gain = (covered - shifted)[mine]
-    return gain[np.isfinite(gain)]
+def _strongest_share(maps: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """The strongest `REGION` of the pixels of each upsampled map, (P, H, W) bool."""
+    pixels = _pixels(maps, size)
+    chosen = pixels.topk(round(REGION * pixels.shape[1]), dim=1).indices
+    return torch.zeros_like(pixels, dtype=torch.bool).scatter(1, chosen, True).reshape(-1, *size)
 
 
-def _is_clear(gain: NDArray[np.float64]) -> bool:
-    """Whether a gain over chance lies so far from the margin that more covers would not tell otherwise."""
-    if len(gain) < ENOUGH:
-        return False
-    return bool(abs(gain.mean() - MARGIN) > CLEAR * gain.std(ddof=1) / len(gain) ** 0.5)
+def _shifted(regions: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Every region rolled to a random place: the same shape, the same size."""
+    shifts = [[int(torch.randint(n, (1,), generator=generator)) for n in regions.shape[-2:]] for _ in regions]
+    return torch.stack([torch.roll(one, shift, (0, 1)) for one, shift in zip(regions, shifts, strict=True)])
 
 
 def _is_beyond(gain: NDArray[np.float64]) -> bool:
@@ -329,46 +306,50 @@ def _is_beyond(gain: NDArray[np.float64]) -> bool:
     return bool(gain.mean() >= max(MARGIN, 2.0 * error))
 
 
-def _better(choice: MapChoice, rival: MapChoice) -> MapChoice:
-    """The one that leads its own chance by more; both rows in the table."""
-    lead, other = (float(np.nanmean(c.localisation - c.chance)) for c in (choice, rival))
-    score = float(np.nanmean(rival.localisation))
-    covers = rival.n_forwards - sum(choice.table["covers"].tolist())
-    row = pd.DataFrame([{"method": rival.method, "score": score, "covers": covers, "round": len(ROUNDS) + 1}])
-    parts = [row, choice.table] if other > lead else [choice.table, row]
-    best = rival if other > lead else choice
-    table = pd.concat(parts, ignore_index=True)
-    return MapChoice(best.method, best.localisation, best.chance, best.known, table, choice.n_forwards + covers)
+def _correlation(seen: torch.Tensor, falls: torch.Tensor) -> torch.Tensor:
+    """Of the rows of two tables (P, places), (P,); 0 where a row is constant up to rounding."""
+    tiny = torch.finfo(seen.dtype).tiny
+    tables = (seen / seen.amax(dim=1, keepdim=True).clamp(min=tiny), falls)
+    first, second = (F.normalize(t - t.mean(dim=1, keepdim=True), dim=1, eps=1e-4) for t in tables)
+    return (first * second).sum(dim=1)
 
 
-def _candidate_maps(test: _CoverTest, methods: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Each candidate's map of each pair, (P, h, w)."""
-    rows, concepts = test.pairs.unbind(dim=1)
-    shared = [method for method in methods if method != "occlusion"]
-    maps = paired_maps(test.split_model, test.images[rows], concepts, test.transform, methods=shared) if shared else {}
-    if "occlusion" in methods:
-        distinct, place = rows.unique(return_inverse=True)
-        everything = list(range(test.presence.shape[1]))
-        falls = occlusion_maps(test.split_model, test.images[distinct], test.transform, concepts=everything)
-        maps["occlusion"] = falls[place, concepts]
-    return {method: maps[method] for method in methods}
+def _first_of_the_best(agreement: dict[str, torch.Tensor]) -> str:
+    """The first candidate that agrees as well as the best, but for `TIE` of it."""
+    scores = {method: float(values.mean()) for method, values in agreement.items()}
+    best = max(scores.values())
+    return next(method for method, score in scores.items() if score >= best - TIE * abs(best))
 
 
-def _regions(maps: torch.Tensor, shares: Sequence[float], size: torch.Size) -> torch.Tensor:
-    """The strongest share of each upsampled map, (B, H, W) bool."""
-    pixels = upsample(maps[:, None], (size[0], size[1])).flatten(1)
-    region = torch.zeros_like(pixels, dtype=torch.bool)
-    for row, (values, share) in enumerate(zip(pixels, shares, strict=True)):
-        region[row, values.topk(max(1, round(share * len(values)))).indices] = True
-    return region.reshape(-1, *size)
+def _table(agreement: dict[str, torch.Tensor], winner: str) -> pd.DataFrame:
+    rows = [
+        {"method": method, "score": float(values.mean()), "error": float(values.std(correction=0)) / len(values) ** 0.5}
+        for method, values in agreement.items()
+    ]
+    table = pd.DataFrame(rows).sort_values("score", ascending=False, kind="stable", ignore_index=True)
+    return table.sort_values("method", key=lambda names: names != winner, kind="stable", ignore_index=True)
 
 
-def _shifted(region: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Every region rolled to a random place: the same shape, the same size."""
-    height, width = region.shape[-2:]
-    down = torch.randint(height, (len(region),), generator=generator).tolist()
-    right = torch.randint(width, (len(region),), generator=generator).tolist()
-    return torch.stack([torch.roll(one, shifts, (0, 1)) for one, *shifts in zip(region, down, right, strict=True)])
+def _shown(presence: torch.Tensor, concepts: Sequence[int]) -> torch.Tensor:
+    """Which images hold each of these concepts well enough to test it, (B, k) bool."""
+    wanted = torch.zeros(presence.shape[1], dtype=torch.bool, device=presence.device)
+    wanted[list(concepts)] = True
+    return wanted & (presence > 0) & (presence >= PRESENT * presence.amax(dim=0))
+
+
+def _rows(presence: torch.Tensor, shown: torch.Tensor, n_images: int) -> list[int]:
+    """Images to cover: in turn the strongest one left of the concept that those taken show least."""
+    left = torch.where(shown, presence / presence.amax(dim=0).clamp(min=1e-9), 0.0).cpu()
+    had, worth, rows = torch.zeros(left.shape[1]), left.clone(), []
+    while bool((left > 0).any()):
+        had[left.amax(dim=0) == 0] = torch.inf
+        concept = int(had.argmin())
+        if len(rows) >= n_images and had[concept] > 0:
+            break
+        rows.append(int(left[:, concept].argmax()))
+        had += worth[rows[-1]]
+        left[rows[-1]] = 0
+    return rows
 
 
 def _presence(
@@ -387,6 +368,6 @@ def _presence(
 
 
 def _untested(candidates: Sequence[str], k: int) -> MapChoice:
-    table = pd.DataFrame({"method": list(candidates), "score": np.nan, "covers": 0, "round": 0})
-    nowhere = np.full(k, np.nan)
-    return MapChoice(candidates[0], nowhere, nowhere.copy(), np.zeros(k, dtype=bool), table, 0)
+    table = pd.DataFrame({"method": list(candidates), "score": np.nan, "error": np.nan})
+    nowhere = (np.full(k, np.nan) for _ in range(3))
+    return MapChoice(candidates[0], *nowhere, np.zeros(k, dtype=bool), table, 0)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Transform = Callable[[torch.Tensor], torch.Tensor]  # activations (n, p) -> coefficients (n, k)
 
 FILLS = ("blur", "mean")
+SIDE = 8  # windows of an occlusion map per side
 
 
 def cover(images: torch.Tensor, region: torch.Tensor, *, fill: str = "blur") -> torch.Tensor:
@@ -94,7 +95,7 @@ def occlusion_maps(
     transform: Transform,
     *,
     concepts: Sequence[int],
-    grid: int = 8,
+    grid: int = SIDE,
     side: float = 0.25,
     fill: str = "mean",
     batch_size: int = 32,
@@ -138,6 +139,33 @@ def occlusion_maps(
         pooled = pooled_coefficients(split_model, together, transform, batch_size=batch_size)[:, chosen]
         maps.append((pooled[:1] - pooled[1:]).clamp(min=0).T.reshape(len(chosen), grid, grid))
     return torch.stack(maps)
+
+
+def discs(height: int, width: int, *, grid: int, area: float) -> torch.Tensor:
+    """Discs centred on the cells of a `grid` x `grid` division of an image, row by row.
+
+    Parameters
+    ----------
+    height, width : int
+        Of the image.
+    grid : int
+        Discs per side.
+    area : float in (0, 1]
+        Of one disc, as a share of the image.
+
+    Returns
+    -------
+    bool tensor (grid * grid, height, width)
+
+    Examples
+    --------
+    >>> round(float(discs(100, 100, grid=2, area=0.05)[0].float().mean()), 2)
+    0.05
+    """
+    centres = (torch.arange(grid) + 0.5) / grid
+    down, right = (torch.arange(length) + 0.5 - centres[:, None] * length for length in (height, width))
+    square = down[:, None, :, None] ** 2 + right[None, :, None, :] ** 2
+    return (square <= area * height * width / torch.pi).reshape(grid * grid, height, width)
 
 
 def _surroundings(images: torch.Tensor, region: torch.Tensor) -> torch.Tensor:

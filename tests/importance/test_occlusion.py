@@ -4,7 +4,7 @@ from torch import nn
 
 from conceptatlas.extraction import split
 from conceptatlas.importance.maps import peak
-from conceptatlas.importance.occlusion import cover, occlusion_maps, pooled_coefficients
+from conceptatlas.importance.occlusion import cover, discs, occlusion_maps, pooled_coefficients
 
 
 @pytest.fixture
@@ -74,3 +74,11 @@ def test_pooled_coefficients_are_the_mean_over_positions_in_any_batch_size(brigh
     for batch_size in (1, 2, 8):
         pooled = pooled_coefficients(brightness, images, lambda A: A, batch_size=batch_size)
         torch.testing.assert_close(pooled[:, 0], expected)
+
+
+def test_discs_lie_on_the_centres_of_their_cells_and_have_their_size():
+    places = discs(60, 100, grid=5, area=0.03)
+    assert places.shape == (25, 60, 100)
+    row, column = (where.float().mean() + 0.5 for where in places[7].nonzero().unbind(dim=1))
+    assert (float(row), float(column)) == pytest.approx((18.0, 50.0), abs=0.1)
+    assert float(places[7].float().mean()) == pytest.approx(0.03, abs=0.003)
