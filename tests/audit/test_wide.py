@@ -10,7 +10,7 @@ from PIL import Image
 
 from conceptatlas.audit.context import Settings
 from conceptatlas.audit.statistics import auc
-from conceptatlas.audit.wide import find_wide, no_properties, wide_of
+from conceptatlas.audit.wide import _weights, find_wide, no_properties, wide_of
 from conceptatlas.concepts import ConceptBank, ConceptRecord
 from conceptatlas.extraction import Features
 
@@ -104,3 +104,13 @@ def test_it_comes_back_from_a_banks_provenance():
     assert again.properties == wide.properties
     bare = ConceptBank(directions, "layer", "bee", 1, tuple(ConceptRecord(i) for i in range(3)))
     assert len(wide_of(bare)) == len(no_properties(P)) == 0
+
+
+def test_what_sets_the_classes_apart_and_goes_with_no_prediction_inside_them_weighs_nothing():
+    """Images of one class are brighter; redness moves the margin of both."""
+    rng = np.random.default_rng(0)
+    label, measured = rng.integers(0, 2, 400), rng.normal(size=(400, 9))
+    measured[:, 0] += 4 * label
+    weights = _weights(measured, 5.0 * label + 2.0 * measured[:, 4], label)
+    assert np.abs(weights).argmax() == 4
+    assert np.abs(np.delete(weights, 4)).max() < 0.1 * weights[4]
