@@ -110,11 +110,27 @@ def _explain_not_finite(block: torch.Tensor, start: int) -> None:
 
 def _range_finder(rows: Rows, width: int, scale: float, generator: torch.Generator) -> torch.Tensor:
     """Return (p, width) orthonormal columns: one power iteration on a sample of rows, from random sums of its rows."""
-    every = max(1, rows.shape[0] // max(_FINDER_ROWS, 2 * width))
-    S = torch.cat([block[-start % every :: every] for start, _, block in rows.blocks()]).mul_(scale)
+    drawn = draw_rows(rows.shape[0], max(_FINDER_ROWS, 2 * width), generator).to(rows.device)
+    pieces = [block[drawn[(drawn >= start) & (drawn < stop)] - start] for start, stop, block in rows.blocks()]
+    S = torch.cat(pieces).mul_(scale)
     mixed = S * torch.randn((len(S), 1), generator=generator).to(S)
     Zt = mixed[: len(S) // width * width].reshape(-1, width, S.shape[1]).sum(dim=0)
     return torch.linalg.qr(((Zt @ S.T) @ S).T).Q.contiguous()
+
+
+def draw_rows(n: int, most: int, generator: torch.Generator) -> torch.Tensor:
+    """Return the sorted indices of at most ``most`` of n rows: one drawn from each of so many equal stretches.
+
+    Every so manieth row would do for rows without order; but rows are the positions of images, one after the other, and
+    a stride that shares a factor with their number sees only some columns of every image.
+
+    >>> draw_rows(3, 5, torch.Generator()).tolist()
+    [0, 1, 2]
+    """
+    if n <= most:
+        return torch.arange(n)
+    edges = (torch.arange(most) + torch.rand(most, generator=generator, dtype=torch.float64)) * (n / most)
+    return edges.long().clamp(max=n - 1).unique()
 
 
 def nndsvda(data: Compressed, n_components: int) -> tuple[torch.Tensor, torch.Tensor]:

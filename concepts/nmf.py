@@ -20,7 +20,7 @@ class NMF(Factorizer):
     """Non-negative matrix factorization: ``min |A - U W|^2`` over U, W >= 0, for activations A >= 0.
 
     A randomized range finder compresses A to ``2 * n_components`` columns (at least ``n_components + 20``);
-    extrapolated HALS descends on the compressed matrix, from the best of an NNDSVDa and up to three random starts
+    extrapolated HALS descends on the compressed matrix, from the best of an NNDSVDa and up to seven random starts
     (told apart by a few steps on a sample of rows and columns), and is corrected by exact products with A, which is
     read a few times in blocks of rows. Errors are accumulated in float64. One seed on one machine gives the same bits;
     scaling A changes nothing but the coefficients.
