@@ -316,9 +316,12 @@ def _suspicion(frame: pd.DataFrame) -> np.ndarray:
 
     The mean of the two gaps' lower bounds times (1 + effect of editing it) / 2. What is seen in images leads, because
     an edit of one direction does little where the thing is spread over several concepts, as a colour cast is.
+    A property of whole images is put into every position at once, which moves more than a concept in its place can: of
+    these only taking them out counts, so that a dark frame comes before the darkness of the images that have it.
     """
     astray = (_positive(frame, "false_positive_gap_low") + _positive(frame, "accuracy_gap_low")) / 2
-    follows = np.maximum(_positive(-frame["ablation_effect"]), _positive(frame, "addition_flips"))
+    put_in = np.where(frame["property"].isna(), _positive(frame, "addition_flips"), 0)
+    follows = np.maximum(_positive(-frame["ablation_effect"]), put_in)
     unlabelled = frame["false_positive_gap"].isna().to_numpy() & frame["accuracy_gap"].isna().to_numpy()
     widespread = _positive(frame, "presence_elsewhere")  # without labels: causes the prediction and is found elsewhere
     return np.where(unlabelled, follows * widespread / 4, astray * (1 + follows) / 2)

@@ -141,6 +141,18 @@ def test_a_property_of_whole_images_is_not_graded_where_a_more_suspect_concept_a
     assert graded["another", 1] == "A"
 
 
+def test_a_property_that_moves_more_only_where_it_is_put_in_comes_after_the_concept_in_its_place():
+    """A dark frame also darkens its image; darkness is put into every position, the frame along the edge."""
+    seen = {"told": 0.95, "ablation_effect": -0.2, "addition_flips": 0.1}
+    rows = [
+        evidence_row(concept=0, **seen),
+        evidence_row(concept=1, **{**seen, "ablation_effect": -0.1, "addition_flips": 0.9, "property": "dark"}),
+    ]
+    found = finish(pd.DataFrame(rows))
+    assert found["concept"].tolist() == [0, 1]
+    assert found["grade"].tolist() == ["A", "D"]
+
+
 STILL = {"ablation_effect": 0.0, "ablation_flips": 0.0, "addition_flips": 0.0}
 
 
