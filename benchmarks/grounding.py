@@ -115,6 +115,7 @@ def measure(setting: Setting, n_images: int) -> tuple[pd.DataFrame, dict[str, ob
         "chance": table["pointing"].iloc[-1],
         "localisation": choice.localisation[setting.concept],
         "random": choice.chance[setting.concept],
+        "agreement": choice.agreement[setting.concept],
         "known": bool(choice.known[setting.concept]),
         "seconds": seconds,
     }
@@ -201,6 +202,8 @@ def print_settings(only: list[str], n_images: int, *, with_timing: bool) -> None
     failing = report[(report["pointing"] < 0.75) & report["known"]]
     print(f"\nmean pointing of the chosen map {report['pointing'].mean():.2f}; within .05 of the best in {near:.0%}")
     print(f"below .75 and not reported unknown: {', '.join(failing['setting']) or 'none'}")
+    pointing = report[report["pointing"] >= 0.9]
+    print(f"at .9 and above: {len(pointing)}, of which the place is called known for {pointing['known'].sum()}")
 
 
 if __name__ == "__main__":

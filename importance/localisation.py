@@ -41,7 +41,7 @@ AGREES = 0.5  # correlation of map and falls from which on the place is known
 MARGIN = 0.05  # by how much localisation must beat chance besides
 PEAKED = 0.5  # of a map on the strongest tenth of the image: where less is, it is read as a region and not as a place
 REGION, REGION_IMAGES = 0.20, 4  # of the image, covered to prove a region, and on how many images
-TIE = 0.02  # of the best agreement: within it, the earlier candidate of the list is taken
+TIE = 0.02  # of the best agreement: within it, or a standard error, the earlier candidate is taken
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,11 @@ def choose_map(
     """Choose, by covering what each candidate points at, the map that a model's concepts at this layer are shown with.
 
     The images are taken in turn for the concept that those taken so far show least, until there are `n_images`; more
-    only for concepts that none of them shows. Candidates within `TIE` of the best count as equal, and the earlier one
-    in the list is taken: by default the one read nearest to the concepts' layer, because gradients grow noisier with
-    every block. The cost is 25 forward passes for each image, whatever the number of candidates, of concepts and of
-    images in the probe set, at most 8 for each concept that has no peak, and a backward pass for each concept of each
-    image; where occlusion is called up, 64 passes more for each image.
+    only for concepts that none of them shows. Candidates within `TIE` of the best, or the standard error of its lead,
+    count as equal, and the earlier one in the list is taken: by default the one read nearest to the concepts' layer,
+    because gradients grow noisier with every block. The cost is 25 forward passes for each image, whatever the number
+    of candidates, of concepts and of images in the probe set, at most 8 for each concept that has no peak, and a
+    backward pass for each concept of each image; where occlusion is called up, 64 passes more for each image.
 
     Parameters
     ----------
@@ -315,10 +315,15 @@ def _correlation(seen: torch.Tensor, falls: torch.Tensor) -> torch.Tensor:
 
 
 def _first_of_the_best(agreement: dict[str, torch.Tensor]) -> str:
-    """The first candidate that agrees as well as the best, but for `TIE` of it."""
-    scores = {method: float(values.mean()) for method, values in agreement.items()}
-    best = max(scores.values())
-    return next(method for method, score in scores.items() if score >= best - TIE * abs(best))
+    """The first candidate that the best one leads by no more than `TIE` of it or the lead's standard error."""
+    best = max(agreement.values(), key=lambda values: float(values.mean()))
+
+    def ties(values: torch.Tensor) -> bool:
+        lead = best - values
+        error = float(lead.std(correction=0)) / len(lead) ** 0.5
+        return float(lead.mean()) <= max(TIE * abs(float(best.mean())), error)
+
+    return next(method for method, values in agreement.items() if ties(values))
 
 
 def _table(agreement: dict[str, torch.Tensor], winner: str) -> pd.DataFrame:
