@@ -89,7 +89,7 @@ class Card:
         Concepts of the bank that are a part of it as (id, label), what the recursion found (None where it did not
         run), and similar concepts of other classes.
     place_known, map_method
-        Whether the map points better than chance, and how it was made.
+        Whether the map tells where the concept comes from, and how it was made.
     """
 
     concept: int

@@ -98,7 +98,7 @@ def build_gallery(
 ) -> Gallery:
     """Return the pictures of a class, from its stored views and maps alone.
 
-    A concept whose map points no better than chance gets crops and whole images, but no outline and no map.
+    A concept whose place is not known gets crops and whole images, but no outline and no map.
 
     Parameters
     ----------

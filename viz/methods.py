@@ -105,10 +105,11 @@ def metrics(atlas: Atlas) -> list[Metric]:
         ),
         Metric(
             "Localisation",
-            "Share of a concept that goes when the region its map marks is covered. Where that is no more than for a "
-            "random place, the place is not known and no map is drawn.",
+            "Share of a concept that goes when the place its map marks is covered. Where that is no more than for a "
+            "random place, or the map does not foretell under which covers the concept falls, the place is not known "
+            "and no map is drawn.",
             f"{_typical(known_numbers(concepts, 'localisation'))}; place known for {_known_places(concepts)}",
-            f"{_typical(known_numbers(concepts, 'localisation_chance'))}, the same regions shifted to a random place",
+            f"{_typical(known_numbers(concepts, 'localisation_chance'))}, a random place covered",
         ),
         Metric(
             "Name: held-out AUC",
@@ -199,7 +200,7 @@ def _names_gap(atlas: Atlas) -> str:
 
 def _places_gap(atlas: Atlas) -> str:
     unknown = int((known_numbers(_all_concepts(atlas), "place_known") == 0).sum())
-    text = f"The maps of {count(unknown, 'concept')} point no better than chance: their place is not known."
+    text = f"The maps of {count(unknown, 'concept')} do not tell where they come from: their place is not known."
     return text if unknown else ""
 
 

@@ -44,7 +44,7 @@ class Exhibit:
     n_crops, n_wholes
         Pictures in each strip.
     place_known
-        Whether the map points better than chance.
+        Whether the map tells where the concept comes from.
     """
 
     finding: Finding

@@ -321,9 +321,9 @@ def _places(atlas: ClassAtlas) -> str:
         return ""
     n, k = int(held.sum()), len(held)
     if n == k:
-        return "The maps of all its concepts point better than chance."
+        return "The maps of all its concepts tell where they come from."
     rest = "for the other one" if k - n == 1 else "for the others"
-    return f"The maps of {n} of its {k} concepts point better than chance; {rest} the place is not known."
+    return f"The maps of {n} of its {k} concepts tell where they come from; {rest} the place is not known."
 
 
 def _verdict(image: Row) -> str:

@@ -84,7 +84,7 @@ def test_a_class_is_described_with_its_misses_where_all_images_are_given() -> No
 
 
 def test_places_that_are_not_known_are_counted() -> None:
-    assert "maps of 3 of its 4 concepts point better than chance; for the other one" in describe_class(example_class())
+    assert "maps of 3 of its 4 concepts tell where they come from; for the other one" in describe_class(example_class())
 
 
 def test_an_image_is_described_with_the_parts_of_its_score() -> None:
