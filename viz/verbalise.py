@@ -185,7 +185,7 @@ def describe_shortcut(row: Row) -> str:
     --------
     >>> text = describe_shortcut({"class": "bee", "label": "plate", "grade": "C", "ablation_effect": -0.4})
     >>> text.split(". ")[1]
-    'Setting it to its average changes the probability of “bee” by −0.40'
+    'Lowering it to its average changes the probability of “bee” by −0.40'
     """
     label, name = quoted(value_of(row, "label") or "a concept"), quoted(row.get("class", "the class"))
     said = [
@@ -373,7 +373,7 @@ def _causes(row: Row, name: str) -> str:
     n = value_of(row, "n_ablated")
     where = f" in {count(int(n), 'image')} that hold it" if n else ""
     flipped = f" and the prediction in {percent(flips)} of them" if flips is not None else ""
-    return f"Setting it to its average{where} changes the probability of {name} by {signed(change)}{flipped}."
+    return f"Lowering it to its average{where} changes the probability of {name} by {signed(change)}{flipped}."
 
 
 def _adds(row: Row, name: str) -> str:
@@ -381,7 +381,7 @@ def _adds(row: Row, name: str) -> str:
     if change is None:
         return ""
     flipped = f"; {percent(flips)} of them are then called {name}" if flips is not None else ""
-    return f"Adding it to images of other classes changes the probability of {name} by {signed(change)}{flipped}."
+    return f"Putting it into images of other classes changes the probability of {name} by {signed(change)}{flipped}."
 
 
 def _foreground(row: Row) -> str:

@@ -108,7 +108,7 @@ def test_a_wrong_image_is_told_with_its_label() -> None:
         "recognised in 95 % of cases with it and in 50 % without it (difference +45 points, 95 % interval 30 to 60 %).",
         "called “bee” in 40 % of cases with it and in 2.0 % without it.",
         "in 40 images that hold it changes the probability of “bee” by −0.35 and the prediction in 50 % of them.",
-        "Adding it to images of other classes changes the probability of “bee” by +0.20; 30 % of them",
+        "Putting it into images of other classes changes the probability of “bee” by +0.20; 30 % of them",
         "25 % of its map lies on the object.",
         "p < 0.001, corrected",
         "Grade A: strong evidence",
