@@ -121,8 +121,8 @@ def _range_finder(rows: Rows, width: int, scale: float, generator: torch.Generat
 def draw_rows(n: int, most: int, generator: torch.Generator) -> torch.Tensor:
     """Return the sorted indices of at most ``most`` of n rows: one drawn from each of so many equal stretches.
 
-    Every so manieth row would do for rows without order; but rows are the positions of images, one after the other, and
-    a stride that shares a factor with their number sees only some columns of every image.
+    A stride would do for rows without order; but rows are the positions of images, one after the other, and a stride
+    that shares a factor with the number of positions sees only some columns of every image.
 
     >>> draw_rows(3, 5, torch.Generator()).tolist()
     [0, 1, 2]

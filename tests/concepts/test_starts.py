@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from conceptatlas.concepts.compression import compress, nndsvda
+from conceptatlas.concepts.compression import compress, draw_rows, nndsvda
 from conceptatlas.concepts.descent import Objective, descend
 from conceptatlas.concepts.nmf import _sweep_components
 from conceptatlas.concepts.rows import as_rows
@@ -48,3 +48,11 @@ def test_a_start_is_non_negative_and_has_a_row_of_coefficients_for_every_row(n: 
     assert Ut.shape == (10, n)
     assert W.shape == (10, 60)
     assert min(float(Ut.min()), float(W.min())) >= 0
+
+
+def test_drawn_rows_are_distinct_and_see_every_position_of_a_grid():
+    """A stride of 100 images x 49 positions over 700 rows would be 7, and see seven of the 49 positions."""
+    rows = draw_rows(4900, 700, torch.Generator().manual_seed(0))
+    assert len(rows) == len(set(rows.tolist())) == 700
+    assert (rows.diff() > 0).all()
+    assert len(set((rows % 49).tolist())) == 49
