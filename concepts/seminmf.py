@@ -7,14 +7,16 @@ from typing import Any
 
 import torch
 
-from conceptatlas.concepts.compression import Compressed, compress
-from conceptatlas.concepts.descent import Objective, descend, solve_gram
+from conceptatlas.concepts.compression import Compressed, compress, draw_rows
+from conceptatlas.concepts.descent import Objective, descend, solve_gram, try_steps
 from conceptatlas.concepts.estimator import Factorizer
 from conceptatlas.concepts.nmf import unit_rows
 from conceptatlas.concepts.rows import Rows
+from conceptatlas.concepts.sweeps import sweep
 
 _LLOYD_ROUNDS = 50
-_CLUSTERED_ROWS = 2_500
+_ROWS, _STARTS, _TRY_STEPS = 2_500, 4, 20
+_EXTENDING = 6  # sweeps of the coefficients that the sample left out
 _SWEEPS = 2  # of the coefficients in a step: under the penalty more of them end in worse minima
 _MEMBERSHIP = 0.2  # added to the one-hot start so that no coefficient starts at zero (Ding, Li and Jordan 2010)
 
@@ -66,8 +68,8 @@ class SemiNMF(Factorizer):
     def _fit(self, rows: Rows, seed: int) -> tuple[torch.Tensor, float, int, bool]:
         generator = torch.Generator().manual_seed(seed)
         data = compress(rows, self.n_components, generator, nonnegative=False)
-        start = _clustered_start(data, self.n_components, generator)
         objective = Objective(_solve_components, False, self.exclusivity, _SWEEPS)
+        start = _best_start(data, self.n_components, objective, generator)
         found = descend(data, start, objective, max_iter=self.max_iter, tol=self.tol)
         return unit_rows(found.W), found.relative_error * data.total**0.5 / data.scale, found.n_iter, found.converged
 
@@ -76,23 +78,34 @@ def _solve_components(W: torch.Tensor, Q: torch.Tensor, H: torch.Tensor) -> torc
     return solve_gram(H, Q)
 
 
-def _clustered_start(
-    data: Compressed, n_components: int, generator: torch.Generator
+def _best_start(
+    data: Compressed, n_components: int, objective: Objective, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Start factors (U^T, W): memberships of k-means on the rows of C, and its centres."""
-    points = data.Ct.T
-    sample = points[:: max(1, len(points) // _CLUSTERED_ROWS)]
-    centres = _spread_centres(sample, n_components, generator)
-    member = _distances(sample, centres).argmin(dim=1)
+    """Start factors (U^T (k, n), W): of some k-means starts, the one that a short descent on a sample ends lowest from."""
+    n = data.Ct.shape[1]
+    rows = draw_rows(n, _ROWS, generator).to(data.Ct.device)
+    C = data.Ct[:, rows]
+    starts = [_clustered(C.T, n_components, generator) for _ in range(_STARTS)]
+    tried = [try_steps((C, data.Zt), (Ut, centres @ data.Zt), objective, _TRY_STEPS) for Ut, centres in starts]
+    _, Ut, W = min(tried, key=lambda one: one[0])
+    if len(rows) < n:
+        Ut = sweep(Ut.new_zeros((n_components, n)), (W @ data.Zt.T) @ data.Ct, objective.gram(W), _EXTENDING)
+    return Ut, W
+
+
+def _clustered(points: torch.Tensor, n_components: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Memberships (k, n), none of them zero, and centres (k, l) of k-means on points (n, l)."""
+    centres = _spread_centres(points, n_components, generator)
+    member = _distances(points, centres).argmin(dim=1)
     for _ in range(_LLOYD_ROUNDS):
         hot = torch.nn.functional.one_hot(member, n_components).to(points.dtype)
         counts = hot.sum(dim=0)[:, None]
-        centres = torch.where(counts > 0, (hot.T @ sample) / counts.clamp(min=1), centres)
-        before, member = member, _distances(sample, centres).argmin(dim=1)
+        centres = torch.where(counts > 0, (hot.T @ points) / counts.clamp(min=1), centres)
+        before, member = member, _distances(points, centres).argmin(dim=1)
         if torch.equal(before, member):
             break
-    hot = torch.nn.functional.one_hot(_distances(points, centres).argmin(dim=1), n_components).to(points.dtype)
-    return (hot.T + _MEMBERSHIP).contiguous(), centres @ data.Zt
+    hot = torch.nn.functional.one_hot(member, n_components).to(points.dtype)
+    return (hot.T + _MEMBERSHIP).contiguous(), centres
 
 
 def _distances(points: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
