@@ -166,7 +166,7 @@ def _distances(
     away = np.full(tops.shape[:2], np.nan)
     for i, scene in enumerate(scenes):
         if thing in scene.parts:
-            away[i] = distance_transform_edt(~scene.parts[thing])[tops[i, :, 0], tops[i, :, 1]]
+            away[i] = np.asarray(distance_transform_edt(~scene.parts[thing]))[tops[i, :, 0], tops[i, :, 1]]
     return away
 
 

@@ -81,10 +81,12 @@ class _ExactCoefficients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
         U, W = ctx.saved_tensors
-        active = U > 0
-        wide = _wide(W)
-        gradient = torch.where(active, grad_outputs[0].to(wide.dtype), 0.0)
-        return (_solve_on_support(wide @ wide.T, gradient, active) @ wide).to(grad_outputs[0].dtype), None
+        active, wide, given = U > 0, _wide(W), grad_outputs[0]
+        gradient = torch.where(active, given.to(wide.dtype), 0.0)
+        touched = gradient.any(dim=1).nonzero()[:, 0]
+        found = given.new_zeros((len(U), W.shape[1]))
+        found[touched] = (_solve_on_support(wide @ wide.T, gradient[touched], active[touched]) @ wide).to(given.dtype)
+        return found, None
 
 
 def _wide(x: torch.Tensor) -> torch.Tensor:

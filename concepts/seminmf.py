@@ -81,7 +81,7 @@ def _solve_components(W: torch.Tensor, Q: torch.Tensor, H: torch.Tensor) -> torc
 def _best_start(
     data: Compressed, n_components: int, objective: Objective, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Start factors (U^T (k, n), W): of some k-means starts, the one that a short descent on a sample ends lowest from."""
+    """Start factors (U^T (k, n), W): the k-means start from which a short descent on a sample ends lowest."""
     n = data.Ct.shape[1]
     rows = draw_rows(n, _ROWS, generator).to(data.Ct.device)
     C = data.Ct[:, rows]
@@ -93,7 +93,9 @@ def _best_start(
     return Ut, W
 
 
-def _clustered(points: torch.Tensor, n_components: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def _clustered(
+    points: torch.Tensor, n_components: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Memberships (k, n), none of them zero, and centres (k, l) of k-means on points (n, l)."""
     centres = _spread_centres(points, n_components, generator)
     member = _distances(points, centres).argmin(dim=1)

@@ -19,11 +19,17 @@ if TYPE_CHECKING:
     from conceptatlas.extraction import CutPoint, SplitModel
     from conceptatlas.importance.occlusion import Transform
 
+
+def _norm(x: torch.Tensor) -> torch.Tensor:
+    """Over the features; several times faster than `torch.linalg.vector_norm` where these do not lie side by side."""
+    return (x * x).sum(dim=-1).sqrt()
+
+
 POOLINGS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     # activations (B, P, p) and gradients (B, P, p) at an earlier cut -> map (B, P)
     "layercam": lambda a, g: (a * g.clamp(min=0)).sum(dim=-1).clamp(min=0),
     "gradxact": lambda a, g: (a * g).sum(dim=-1).clamp(min=0),
-    "normgrad": lambda a, g: a.norm(dim=-1) * g.norm(dim=-1),
+    "normgrad": lambda a, g: _norm(a) * _norm(g),
     "gradcam": lambda a, g: (a * g.mean(dim=1, keepdim=True)).sum(dim=-1).clamp(min=0),
 }
 CANDIDATES = ("gradxact", "layercam", "normgrad")  # Grad-CAM is unreliable away from the last layer (NormGrad, 2020)
