@@ -2,10 +2,16 @@
 
 ``python -m benchmarks.planted_importance [--scenes 480] [--models cnn vit] [--concepts 12] [--seeds 3] [--quick]``
 
-- predictivity: for every class of a demo model, Spearman's rho between the importance of its concepts and the
-  predictivity of the thing that each shows: how much more often the training scenes of the class show it than others
-  do. "auc" says how well importance tells the concepts of predictive things (0.2 and more) from the others, "tag rank"
-  is the place of the tag's concept; the tag was planted in the first class.
+- things: for every class of a demo model, the importance of each thing (part, tag, ground, and the parts that all animals
+  share) is that of the concepts that show it, summed; a concept shows the thing whose places its coefficients tell best,
+  with an AUC of at least 0.8, and a thing that no concept shows has none. It is held against two truths by Spearman's
+  rho and by how well it tells the things that count from the others (AUC):
+  predictivity, how much more often the training scenes of the class show the thing than others do (counts from 0.2), and
+  reliance, what the network makes of the thing in pixels (counts from 0.1): the scenes are drawn again with every subset
+  of their things left out and all else alike, the ground giving way to another one, and the class logit's total Sobol
+  index is taken over these settings; it needs no concepts.
+  "network" is the rho between the two truths: a network need not rely on all that was predictive. "place" is the rank of
+  the thing that the network relies on most, "tag rank" that of the tag; the tag was planted in the first class.
 - labels: the same pixels labelled by animal and by ground. Two models share a frozen encoder and have a linear head each,
   so the same concepts can be weighed under both; printed is the share of importance on concepts that show the ground.
 """
@@ -14,9 +20,10 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -29,15 +36,21 @@ from torch import Tensor
 from conceptatlas.concepts import make_factorizer, nnls
 from conceptatlas.concepts.evidence import retrieval_auc
 from conceptatlas.demo import demo_config, load_demo_model, make_split
+from conceptatlas.demo import scenes as drawing
+from conceptatlas.demo.animal import draw_animal
 from conceptatlas.demo.config import BACKGROUNDS, PARTS, SceneConfig
-from conceptatlas.demo.scenes import Scene
+from conceptatlas.demo.scenes import Scene, make_scene
+from conceptatlas.demo.splits import SceneSpec, SceneSplit
 from conceptatlas.extraction import Features, Preprocess, SplitModel, split
 from conceptatlas.importance import concept_importance
 from conceptatlas.importance.recomposition import select
 
 COMMON = ("head", "legs", "eye")
+#: Masks of the things whose importance is weighed.
+THINGS = {**{part: (part,) for part in PARTS}, "tag": ("tag",), "ground": ("background",), "common parts": COMMON}
 N_SPECS = 4000
-PREDICTIVE = 0.2
+N_WEIGHED, N_REDRAWN = 24, 8
+SHOWS, PREDICTIVE, RELIED = 0.8, 0.2, 0.1
 
 
 @dataclass(frozen=True)
@@ -48,13 +61,16 @@ class Encoded:
     features: Features
     predicted: np.ndarray
     scenes: list[Scene]
+    drawn_from: SceneSplit
+    preprocess: Preprocess
 
 
 def encode(name: str, n: int, *, seed: int, layer: str = "auto") -> Encoded:
     """Encode scenes that the demo's model has not seen."""
     model = load_demo_model(name).requires_grad_(False)
     preprocess = Preprocess.for_model(model)
-    scenes = list(make_split(SceneConfig(seed=7000 + seed), "audit", n))
+    drawn_from = make_split(SceneConfig(seed=7000 + seed), "audit", n)
+    scenes = list(drawn_from)
     images = torch.stack([preprocess(scene.image) for scene in scenes])
     cut = split(model, layer, input_size=preprocess.size, probe=images[:64])
     with torch.no_grad():
@@ -62,7 +78,8 @@ def encode(name: str, n: int, *, seed: int, layer: str = "auto") -> Encoded:
         predicted = torch.cat([cut.head(batch) for batch in batches]).argmax(1).numpy()
     prefix = None if batches[0].prefix is None else torch.cat([batch.prefix for batch in batches])
     positions = torch.cat([batch.positions for batch in batches])
-    return Encoded(cut, batches[0].replace(positions=positions, prefix=prefix), predicted, scenes)
+    features = batches[0].replace(positions=positions, prefix=prefix)
+    return Encoded(cut, features, predicted, scenes, drawn_from, preprocess)
 
 
 def concepts_of(features: Features, n_concepts: int, *, signed: bool, seed: int) -> tuple[Tensor, Tensor]:
@@ -75,58 +92,104 @@ def concepts_of(features: Features, n_concepts: int, *, signed: bool, seed: int)
     return nnls(features.positions.contiguous(), W), W
 
 
-def covered(scenes: Sequence[Scene], thing: str, grid: tuple[int, int]) -> np.ndarray:
-    """Return the share of each cell that shows a thing, ``(B, P)``."""
+def covered(scenes: Sequence[Scene], masks: Sequence[str], grid: tuple[int, int]) -> np.ndarray:
+    """Return the share of each cell that shows what some masks show, ``(B, P)``."""
     empty = np.zeros(scenes[0].image.size[::-1], bool)
-    masks = torch.as_tensor(np.stack([scene.parts.get(thing, empty) for scene in scenes]), dtype=torch.float32)
-    return torch.nn.functional.adaptive_avg_pool2d(masks[:, None], grid).flatten(1).numpy()
+    shown = [np.any([scene.parts.get(mask, empty) for mask in masks], axis=0) for scene in scenes]
+    stacked = torch.as_tensor(np.stack(shown), dtype=torch.float32)
+    return torch.nn.functional.adaptive_avg_pool2d(stacked[:, None], grid).flatten(1).numpy()
 
 
-def shown_by(U: Tensor, scenes: Sequence[Scene], grid: tuple[int, int]) -> list[tuple[str, float]]:
-    """Return for each concept the thing whose places its coefficients tell best, and that AUC."""
-    things = (*PARTS, "tag", *COMMON, *BACKGROUNDS)
-    places = {thing: covered(scenes, thing, grid).ravel() >= 0.5 for thing in things}
+def shown_by(U: Tensor, scenes: Sequence[Scene], grid: tuple[int, int]) -> list[str | None]:
+    """Return for each concept the thing whose places its coefficients tell best, or None where they tell none well."""
+    places = {thing: covered(scenes, masks, grid).ravel() >= 0.5 for thing, masks in THINGS.items()}
     places = {thing: there for thing, there in places.items() if there.sum() >= 5}
-    rows = U.flatten(0, 1).numpy()
-    found = [{thing: retrieval_auc(column, there) for thing, there in places.items()} for column in rows.T]
-    return [max(aucs.items(), key=lambda item: item[1]) for aucs in found]
+    found = []
+    for column in U.flatten(0, 1).numpy().T:
+        aucs = {thing: retrieval_auc(column, there) for thing, there in places.items()}
+        best = max(aucs, key=aucs.__getitem__)
+        found.append(best if aucs[best] >= SHOWS else None)
+    return found
 
 
 def predictivities(config: SceneConfig, index: int) -> dict[str, float]:
     """Return how much more often training scenes of a class show each thing than the others do."""
     specs = make_split(config, "train", N_SPECS).specs
     own = np.array([spec.class_index == index for spec in specs])
-
-    def gap(there: list[bool]) -> float:
-        return float(np.mean(np.array(there)[own]) - np.mean(np.array(there)[~own]))
-
-    gaps = {thing: gap([thing in spec.parts for spec in specs]) for thing in PARTS}
-    gaps |= {thing: gap([thing == spec.background for spec in specs]) for thing in BACKGROUNDS}
-    return {**gaps, "tag": gap([any(spec.tag) for spec in specs]), **dict.fromkeys(COMMON, 0.0)}
+    there = {thing: np.array([thing in things_of(spec) for spec in specs]) for thing in THINGS}
+    return {thing: float(shown[own].mean() - shown[~own].mean()) for thing, shown in there.items()}
 
 
-def predictivity_table(name: str, n_scenes: int, n_concepts: int, seed: int) -> pd.DataFrame:
-    """Hold importance against predictivity, class by class."""
+def things_of(spec: SceneSpec) -> list[str]:
+    """Return the things that a scene shows."""
+    return [*spec.parts, *(["tag"] if any(spec.tag) else []), "ground", "common parts"]
+
+
+def redrawn(config: SceneConfig, spec: SceneSpec, without: Collection[str]) -> Scene:
+    """Draw a scene without some of its things and otherwise alike; the ground gives way to another one."""
+    hidden = COMMON if "common parts" in without else ()
+    other = BACKGROUNDS[(BACKGROUNDS.index(spec.background) + 1 + spec.seed[-1] % 5) % len(BACKGROUNDS)]
+    with patch.object(drawing, "draw_animal", lambda *a: [part for part in draw_animal(*a) if part.name not in hidden]):
+        return make_scene(
+            config,
+            spec.class_index,
+            spec.seed,
+            tag=False if "tag" in without else spec.tag,
+            parts=[part for part in spec.parts if part not in without],
+            background=other if "ground" in without else spec.background,
+        )
+
+
+def switch_indices(values: np.ndarray) -> np.ndarray:
+    """Return total Sobol indices of m switches from the values at their ``2**m`` settings (bit i: switch i)."""
+    settings = np.arange(len(values))
+    flipped = [values[settings ^ (1 << i)] for i in range(len(values).bit_length() - 1)]
+    return np.array([np.mean((values - other) ** 2) / 4 for other in flipped]) / max(values.var(), 1e-12)
+
+
+def reliances(encoded: Encoded, rows: np.ndarray, index: int) -> dict[str, float]:
+    """Return the total index of each thing in a class logit, mean over scenes (0 in those that do not show it)."""
+    found = []
+    for spec in [encoded.drawn_from.specs[row] for row in rows]:
+        things = things_of(spec)
+        subsets = [{thing for i, thing in enumerate(things) if setting >> i & 1} for setting in range(2 ** len(things))]
+        drawn = [redrawn(encoded.drawn_from.config, spec, subset) for subset in subsets]
+        images = torch.stack([encoded.preprocess(scene.image) for scene in drawn])
+        with torch.no_grad():
+            logits = torch.cat([encoded.cut.head(encoded.cut.encode(batch))[:, index] for batch in images.split(64)])
+        found.append(dict(zip(things, switch_indices(logits.double().numpy()), strict=True)))
+    return pd.DataFrame(found).fillna(0.0).mean().to_dict()
+
+
+def weighed_things(encoded: Encoded, own: np.ndarray, index: int, n_concepts: int, seed: int) -> pd.DataFrame:
+    """Return importance and reliance of the things that a class's concepts or redrawn scenes show."""
+    features = select(encoded.features, torch.as_tensor(own))
+    signed = bool((features.positions < 0).any())
+    U, W = concepts_of(features, n_concepts, signed=signed, seed=seed)
+    some = torch.arange(len(own) if encoded.cut.head_is_affine else min(len(own), N_WEIGHED))
+    total = concept_importance(encoded.cut, select(features, some), U[some], W, index).total
+    shown = shown_by(U, [encoded.scenes[i] for i in own], features.grid)
+    importance = pd.Series(total).groupby(pd.Series(shown)).sum()
+    reliance = pd.Series(reliances(encoded, own[:N_REDRAWN], index))
+    return pd.DataFrame({"importance": importance, "reliance": reliance}).fillna(0.0)
+
+
+def things_table(name: str, n_scenes: int, n_concepts: int, seed: int) -> pd.DataFrame:
+    """Hold importance against predictivity and against reliance, class by class."""
     encoded, config, rows = encode(name, n_scenes, seed=seed), demo_config(name), []
     for index, class_name in enumerate(config.class_names):
         own = np.flatnonzero(encoded.predicted == index)
         if len(own) < 20:
             continue
-        features = select(encoded.features, torch.as_tensor(own))
-        signed = bool((features.positions < 0).any())
-        U, W = concepts_of(features, n_concepts, signed=signed, seed=seed)
-        things = shown_by(U, [encoded.scenes[i] for i in own], features.grid)
-        some = torch.arange(len(own) if encoded.cut.head_is_affine else min(len(own), 8))
-        found = concept_importance(encoded.cut, select(features, some), U[some], W, index)
-        planted = predictivities(config, index)
-        expected = np.array([planted[thing] for thing, _ in things])
-        tags = [i for i, (thing, _) in enumerate(things) if thing == "tag"]
-        rank = 1 + min((int((found.total > found.total[i]).sum()) for i in tags), default=n_concepts)
-        top = things[int(found.total.argmax())][0]
-        rho = spearmanr(found.total, expected).statistic if np.ptp(expected) > 0 else np.nan
-        auc = retrieval_auc(found.total, expected >= PREDICTIVE)
-        row = {"model": name, "seed": seed, "class": class_name, "rho": rho, "auc": auc, "first": top}
-        rows.append({**row, "tag rank": rank if tags else np.nan})
+        things = weighed_things(encoded, own, index, n_concepts, seed)
+        planted = pd.Series(predictivities(config, index))[things.index]
+        row = {"model": name, "seed": seed, "class": class_name, "network": spearmanr(planted, things.reliance)[0]}
+        for truth, values, least in (("planted", planted, PREDICTIVE), ("relied", things.reliance, RELIED)):
+            row[f"rho {truth}"] = spearmanr(things.importance, values)[0]
+            row[f"auc {truth}"] = retrieval_auc(things.importance.to_numpy(), values.to_numpy() >= least)
+        ranks, most = things.importance.rank(ascending=False, method="min"), things.reliance.idxmax()
+        row |= {"first": things.importance.idxmax(), "relied on most": most, "place": ranks[most]}
+        rows.append({**row, "tag rank": ranks.get("tag", np.nan)})
     return pd.DataFrame(rows)
 
 
@@ -170,7 +233,7 @@ def by_labels(n_scenes: int, n_concepts: int, seed: int, *, layer: str = "layer3
         "ground": np.array([BACKGROUNDS.index(name) for name in names]),
     }
     U, W = concepts_of(encoded.features, n_concepts, signed=False, seed=seed)
-    ground = covered(encoded.scenes, "background", encoded.features.grid)
+    ground = covered(encoded.scenes, THINGS["ground"], encoded.features.grid)
     weight = U.numpy()
     found = SimpleNamespace(
         shows_ground=(weight * ground[:, :, None]).sum((0, 1)) / np.maximum(weight.sum((0, 1)), 1e-9), accuracy={}
@@ -215,10 +278,11 @@ def main() -> None:
         options.scenes, options.models, options.seeds = 160, ["cnn"], 1
     print(labels_table(options.scenes, options.concepts, options.seeds).round(3).to_string(index=False), flush=True)
     for name in options.models:
-        tables = [predictivity_table(name, options.scenes, options.concepts, seed) for seed in range(options.seeds)]
+        tables = [things_table(name, options.scenes, options.concepts, seed) for seed in range(options.seeds)]
         table = pd.concat(tables)
         print(table.round(3).to_string(index=False))
-        print(f"{name}: mean rho {table['rho'].mean():.3f}, mean AUC {table['auc'].mean():.3f}", flush=True)
+        means = table[["network", "rho planted", "auc planted", "rho relied", "auc relied", "place"]].mean()
+        print(f"{name}, means: " + ", ".join(f"{what} {value:.3f}" for what, value in means.items()), flush=True)
 
 
 if __name__ == "__main__":
