@@ -120,6 +120,8 @@ def counterfactual(
     moves = -parts.coefficients if change == "remove" else (ceiling - pooled).clamp(min=0)[:, None]
     after = pooled + moves.mean(dim=1)
     inside = ((after >= torch.minimum(low, pooled)) & (after <= torch.maximum(high, pooled))).cpu().numpy()
+    if target is None and bool(split_model.head_is_affine):
+        return _decided_otherwise_exactly(parts, moves.mean(dim=1), threshold, change, inside)
     all_moves = (_Moves.build(parts, image, moves[image], threshold) for image in range(parts.n_images))
     each = _decided_otherwise if target is None else _one
     return tuple(each(one, change, inside[image]) for image, one in enumerate(all_moves))
@@ -185,22 +187,67 @@ def _one(moves: _Moves, change: str, inside: NDArray[np.bool_]) -> Counterfactua
 
 
 def _decided_otherwise(moves: _Moves, change: str, inside: NDArray[np.bool_]) -> Counterfactual:
-    """Let any class but the predicted one win."""
+    """Let any class but the predicted one win, under a head that is not affine."""
     k = moves.n_concepts
     output = moves.outputs(_sets([[], *([concept] for concept in range(k))], k))[0]
+    predicted = _predicted(output)
+    moves = replace(moves, target=_lead(predicted))
+    before = float(moves.target(output[None])[0])
+    order = _greedy(moves, before)
+    becomes = int(moves.outputs(_sets([order], k))[0].argmax())
+    return _result(moves, order, change, inside, exact=False, before=before, becomes=becomes)
+
+
+def _decided_otherwise_exactly(
+    parts: Decomposition, sizes: Tensor, threshold: float, change: str, inside: NDArray[np.bool_]
+) -> tuple[Counterfactual, ...]:
+    """Let any class but the predicted one win, under an affine head and with changes of these mean sizes ``(B, k)``.
+
+    What a change adds to every output goes with its size alone, so that a head pass for each concept serves all images.
+    """
+    rows = parts.rows()
+    pieces = list(in_batches(lambda part: _head(parts, torch.arange(parts.n_images)[part]), parts.n_images, rows))
+    most = sizes.abs().amax(dim=0)
+    steps = torch.cat([torch.zeros_like(most)[None], torch.diag(most)]) @ parts.directions
+    moved = _head(parts, torch.zeros(len(steps), dtype=torch.long), steps[:, None])
+    per_size = _array(moved[1:] - moved[:1]) / np.where(_array(most) > 0, _array(most), 1.0)[:, None]
+    found = []
+    for logits, size, within in zip(_array(torch.cat(pieces)), _array(sizes), inside, strict=True):
+        predicted, gains = _predicted(logits), size[:, None] * per_size
+        rival, order = _nearest_rival(gains, logits, predicted, threshold)
+        after = logits + gains[order].sum(axis=0)
+        lead = after[predicted] - after[rival]
+        found.append(
+            Counterfactual(
+                concepts=tuple(order),
+                change=change,
+                target=margin(predicted, rival).label,
+                before=float(logits[predicted] - logits[rival]),
+                after=float(lead),
+                flipped=bool(lead < threshold),
+                exact=True,
+                in_range=bool(within[order].all()),
+                becomes=int(after.argmax()),
+            )
+        )
+    return tuple(found)
+
+
+def _head(parts: Decomposition, images: Tensor, steps: Tensor | float = 0.0) -> Tensor:
+    """Return the outputs ``(n, n_classes)`` of some images, each position moved by a step."""
+    features = select(parts.features, images.to(parts.directions.device))
+    with torch.no_grad():
+        return parts.split_model.head(with_positions(features, features.positions + steps))
+
+
+def _array(values: Tensor) -> NDArray[np.float64]:
+    return values.double().cpu().numpy()
+
+
+def _predicted(output: Tensor | NDArray[np.float64]) -> int:
     if len(output) < 2:
         raise ValueError("the model has a single output; give a target")
-    predicted = int(output.argmax())
-    exact = bool(moves.parts.split_model.head_is_affine)
-    if exact:
-        rival, order = _nearest_rival(moves, output, predicted)
-        moves = replace(moves, target=margin(predicted, rival))
-    else:
-        moves = replace(moves, target=_lead(predicted))
-        order = _greedy(moves, float(moves.target(output[None])[0]))
-    before = float(moves.target(output[None])[0])
-    becomes = int(moves.outputs(_sets([order], k))[0].argmax())
-    return _result(moves, order, change, inside, exact=exact, before=before, becomes=becomes)
+    return int(output.argmax())
 
 
 def _result(
@@ -237,17 +284,17 @@ def _fewest(effects: NDArray[np.float64], lead: float) -> list[int]:
     return order[: enough[0] + 1 if len(enough) else None].tolist()
 
 
-def _nearest_rival(moves: _Moves, output: Tensor, predicted: int) -> tuple[int, list[int]]:
+def _nearest_rival(
+    gains: NDArray[np.float64], logits: NDArray[np.float64], predicted: int, threshold: float
+) -> tuple[int, list[int]]:
     """Return the class that overtakes after the fewest changes under an affine head, and the changes.
 
-    Between classes that take as many, and where none can overtake, the one that gains most on the predicted class.
+    `gains` ``(k, n_classes)`` is what each change adds to the logits. Between classes that take as many changes, and
+    where none can overtake, it is the one that gains most on the predicted class.
     """
-    k = moves.n_concepts
-    alone = moves.outputs(np.eye(k, dtype=bool)).double().cpu().numpy()
-    logits = output.double().cpu().numpy()
-    gains = (alone - logits) * moves.moves.any(dim=0).cpu().numpy()[:, None]  # no rounding where nothing moves
+    k = len(gains)
     effects = gains[:, [predicted]] - gains  # of each change on the lead over each class
-    leads = logits[predicted] - logits - moves.threshold
+    leads = logits[predicted] - logits - threshold
     helping = np.cumsum(np.minimum(np.sort(effects, axis=0), 0.0), axis=0)
     counts = np.where(helping[-1] < -leads, (helping >= -leads).sum(axis=0) + 1, k + 1)
     counts[leads < 0], counts[predicted] = 0, k + 2
