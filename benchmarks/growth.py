@@ -2,8 +2,9 @@
 
 ``OMP_NUM_THREADS=1 python benchmarks/growth.py [--quick] [--device cpu] [--parts images ... overhead projection]``.
 Every point is a process of its own: CPU seconds (wall seconds on a GPU) and the peak of the resident memory, by stage.
-Images are scenes of the demo; over images one class of the demo's network is fitted, which grows with them; over features, concepts and classes the model is a wide layer of random filters, whose
-outputs are scaled so that all classes are predicted about equally often. `overhead` compares what an audit does beyond
+Images are scenes of the demo; over images one class of the demo's network is fitted, which grows with them; over
+features, concepts and classes the model is a wide layer of random filters, whose outputs are scaled so that all classes
+are predicted about equally often. `overhead` compares what an audit does beyond
 its forward passes with these, for DeiT-tiny on 2,000 images: the photographs in ``CONCEPTATLAS_REAL_DATA``, and mirrored
 and cropped copies of them (skipped where that is not set).
 """
@@ -117,16 +118,6 @@ def write_scenes(folder: Path, count: int) -> None:
     from conceptatlas.demo import write_demo_images
 
     write_demo_images(folder, n_per_class=-(-count // 8), seed=0)
-
-
-def repeat_scenes(folder: Path, scenes: Path, count: int) -> None:
-    """Fill a folder with links to the scenes of another, each as often as it takes, under names of their own."""
-    paths = sorted(path for path in scenes.rglob("*.png"))
-    for i in range(count):
-        path = paths[i % len(paths)]
-        target = folder / path.parent.name / f"{i // len(paths):03d}-{path.name}"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.hardlink_to(path)
 
 
 def write_photographs(folder: Path, real: Path, count: int) -> None:
@@ -307,10 +298,7 @@ def main() -> None:
         axes = [part for part in given.parts if part in sizes]
         folders = {size: root / str(size) for size in (sizes["images"] if "images" in axes else sizes["images"][:1])}
         for size, folder in folders.items() if axes else ():
-            if size == min(folders):
-                write_scenes(folder, size)
-            else:
-                repeat_scenes(folder, folders[min(folders)], size)
+            write_scenes(folder, size)
         for axis in axes:
             points += grow(axis, sizes[axis], folders, given.device)
         real = os.environ.get("CONCEPTATLAS_REAL_DATA")
