@@ -1,6 +1,6 @@
 """Are planted shortcuts and slices found, and do interventions help? Prints every figure; nothing is asserted here.
 
-    python benchmarks/bias.py [--quick] [--part shortcuts clean photographs slices interventions comparison]
+    python -m benchmarks.bias [--quick] [--part shortcuts clean photographs slices interventions comparison]
 
 Shortcuts are planted in the training data of linear heads on frozen networks: the demo's CNN and ViT on scenes
 (`biased_scenes`), DeiT-tiny on the photographs that CONCEPTATLAS_REAL_DATA names (`biased_photographs`). The floors
@@ -41,7 +41,7 @@ AUDIT = Settings(umap=False, n_examples=2, max_views=4, max_probe=24)
 
 def shortcuts(quick: bool) -> None:
     """Planted scenes: is the planted concept the first suspect of its class?"""
-    import biased_scenes as scenes
+    from benchmarks import biased_scenes as scenes
 
     found = []
     for name, network, config in scenes.shortcut_settings()[:: 5 if quick else 1]:
@@ -60,7 +60,7 @@ def shortcuts(quick: bool) -> None:
 
 def clean(quick: bool) -> None:
     """Scenes without any shortcut: how many concepts are graded A or B?"""
-    import biased_scenes as scenes
+    from benchmarks import biased_scenes as scenes
 
     alarms = classes = 0
     for number, network in enumerate(("cnn", "vit") * (1 if quick else 2)):
@@ -75,7 +75,7 @@ def clean(quick: bool) -> None:
 
 def photographs(quick: bool) -> None:
     """Ants and bees with something planted on the bees, DeiT-tiny frozen under a linear head."""
-    import biased_photographs as biased
+    from benchmarks import biased_photographs as biased
 
     if "CONCEPTATLAS_REAL_DATA" not in os.environ:
         print("photographs: CONCEPTATLAS_REAL_DATA is not set")
@@ -90,7 +90,7 @@ def photographs(quick: bool) -> None:
 
 def slices(quick: bool) -> None:
     """Slices of 6 to 10 % of a class, planted as a shortcut that fails them: precision at 10, and the same shuffled."""
-    import biased_scenes as scenes
+    from benchmarks import biased_scenes as scenes
 
     rows = []
     for number in range(0, 20, 5 if quick else 1):
