@@ -45,9 +45,10 @@ def sweep(U: torch.Tensor, P: torch.Tensor, G: torch.Tensor, n_sweeps: int) -> t
     Parameters
     ----------
     U, P
-        Coefficients to start from and the products with the data, both (k, n) and contiguous.
+        Coefficients to start from and the products with the data, both (k, n) and contiguous; or (s, k, n), for s
+        problems of the same size.
     G
-        Gram matrix (k, k) of the other factor.
+        Gram matrix (k, k) of the other factor, or (s, k, k).
     n_sweeps
         How often each of the k coordinates is visited.
 
@@ -58,10 +59,12 @@ def sweep(U: torch.Tensor, P: torch.Tensor, G: torch.Tensor, n_sweeps: int) -> t
     """
     U = U.clone()
     kernels = compiled() if U.device.type == "cpu" else None
-    if kernels is not None:
-        kernels.hals_sweeps(U.numpy(), P.numpy(), G.numpy(), n_sweeps)
-        return U
-    return _sweep_torch(U, P, G, n_sweeps)
+    for u, p, g in zip(U, P, G, strict=True) if U.ndim == 3 else [(U, P, G)]:
+        if kernels is not None:
+            kernels.hals_sweeps(u.numpy(), p.numpy(), g.numpy(), n_sweeps)
+        else:
+            _sweep_torch(u, p, g, n_sweeps)
+    return U
 
 
 def _sweep_torch(U: torch.Tensor, P: torch.Tensor, G: torch.Tensor, n_sweeps: int) -> torch.Tensor:

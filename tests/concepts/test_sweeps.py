@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from conceptatlas.concepts import sweeps as sweeps_module
 from conceptatlas.concepts.sweeps import _sweep_torch, few_threads, sweep
 
 
@@ -17,6 +18,16 @@ def test_the_compiled_kernel_does_what_the_torch_loop_does(k, n, dtype):
     assert torch.allclose(found, _sweep_torch(U.clone(), P, W @ W.T, 2), rtol=1e-3, atol=1e-4)
     assert torch.equal(U, before)
     assert float(found.min()) >= 0
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_several_problems_at_once_are_swept_as_each_alone(compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(sweeps_module, "compiled", lambda: None)
+    U, P, W = torch.rand(3, 7, 40), torch.rand(3, 7, 40), torch.rand(3, 7, 20)
+    G = W @ W.mT
+    expected = [sweep(u, p, g, 2) for u, p, g in zip(U, P, G, strict=True)]
+    assert torch.equal(sweep(U, P, G, 2), torch.stack(expected))
 
 
 def test_a_dead_coordinate_is_left_as_it_is():
