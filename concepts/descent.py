@@ -33,7 +33,7 @@ _FIRST_STEPS = {True: 60, False: 15}  # by objective.nonnegative: solved compone
 _STEPS = 15
 _SETTLED = {True: (3.0, 1.0), False: (0.05, 0.05)}  # shares of tol, of the first, coarse round and of later ones, by
 # objective.nonnegative: penalised components start slowly
-_WINDOW = 5  # steps that went down, which tell whether a round still moves
+_WINDOW = 5  # steps that tell whether a round still moves
 _STUCK, _ROUNDING = 4, 1e-6  # steps that went up by less than this share of |A|^2 until a round counts as settled
 _DIRECT = 1e-2  # share of |A|^2 below which an error is not read off products
 _RIDGE = 1e-6
@@ -148,9 +148,16 @@ def descend(
         known = best_value if best_value > _DIRECT * data.total else float("inf")
         point, done, expected = _steps(operator, data.total, best, objective, n_steps, share * tol, known)
         n_iter += done
-        if done < n_steps and 1 - (max(expected, 0.0) / known) ** 0.5 < tol:  # not worth another reading of A
+        settled = done < n_steps and known < float("inf")
+        if settled and 1 - (max(expected, 0.0) / known) ** 0.5 < tol:  # not worth another reading of A
             converged = True
             break
+        if settled:  # as computed? One product tells; going on takes both
+            ahead = exact_error(data, point.Ux, point.W)
+            value = ahead + objective.penalty(point.Ux, point.W)
+            if value <= best_value and abs(1 - (value / max(expected, 1e-30)) ** 0.5) < tol:
+                best, error, converged = point, ahead, True
+                break
         operator, ahead = _exact(data, point)
         logger.debug("after %d steps: relative error %.6f", n_iter, (ahead / data.total) ** 0.5)
         value = ahead + objective.penalty(point.Ux, point.W)
@@ -158,10 +165,8 @@ def descend(
             converged = True
             break
         gain = 1 - (value / best_value) ** 0.5 if best_value > 0 else 0.0
-        settled = done < n_steps and known < float("inf")
-        as_computed = settled and abs(1 - (value / max(expected, 1e-30)) ** 0.5) < tol
         best, best_value, error, n_steps, share = point, value, ahead, _STEPS, later
-        converged = as_computed or gain < tol or (ahead / data.total) ** 0.5 < tol
+        converged = gain < tol or (ahead / data.total) ** 0.5 < tol
     return Descent(best.Ux, best.W, (error / data.total) ** 0.5, n_iter, converged)
 
 
@@ -209,9 +214,9 @@ def _steps(
 ) -> tuple[_Point, int, float]:
     """Take up to ``n_steps`` on the low-rank matrix ``left^T right`` from a point of objective ``value``.
 
-    Stops early where the last five that went down lowered the root of the objective by less than a share of ``slow``,
-    or where four went up by no more than rounding since. Returns the last point that went down, the steps done
-    and the objective there, on that matrix.
+    Stops early where the last five lowered the root of the objective by less than a share of ``slow`` (with solved
+    components, the last five that went down), or where four went up by no more than rounding since. Returns the last
+    point that went down, the steps done and the objective there, on that matrix.
     """
     left, right = operator
     values, step, reached, stuck = [value], 0, point, 0
@@ -224,6 +229,8 @@ def _steps(
         error = total - 2 * dot(Q, W) + dot(H, W @ W.T) + objective.penalty(Ux, W)
         if error > values[-1] and point.weight > 0:
             point, stuck = objective.restart(point), stuck + (error - values[-1] < _ROUNDING * total)
+            if objective.nonnegative:  # solved components may go up several times before they go on
+                values.append(values[-1])
         else:
             Wx = _extrapolate(W, point.W, point.weight, clamp=objective.nonnegative)
             point = _Point(U, W, Ux, Wx, min(point.cap, 1.05 * point.weight), min(1.0, 1.01 * point.cap))
@@ -243,7 +250,7 @@ def _balance(point: _Point) -> _Point:
 
 
 def _extrapolate(new: torch.Tensor, old: torch.Tensor, weight: float, *, clamp: bool) -> torch.Tensor:
-    ahead = torch.sub(new, old).mul_(weight).add_(new)
+    ahead = torch.lerp(old, new, 1 + weight)
     return ahead.clamp_(min=0) if clamp else ahead
 
 
@@ -267,6 +274,15 @@ def dot(X: torch.Tensor, Y: torch.Tensor) -> float:
         piece = X[:, start : start + 4096] * Y[:, start : start + 4096]
         total += float(piece.sum(dim=1).cpu().to(torch.float64).sum())
     return total
+
+
+def exact_error(data: Compressed, Ut: torch.Tensor, W: torch.Tensor) -> float:
+    """Sum of squares of the scaled ``A - U W``, from one product with A (half of what a round reads A for)."""
+    scaled, inner = W * data.scale, 0.0
+    for start, stop, block in data.rows.blocks():
+        inner += dot(scaled @ block.T, Ut[:, start:stop])
+    error = data.total - 2 * inner + dot(Ut @ Ut.T, W @ W.T)
+    return error if error >= _DIRECT * data.total else squared_residual(data, Ut, W)
 
 
 def squared_residual(data: Compressed, Ut: torch.Tensor, W: torch.Tensor) -> float:
