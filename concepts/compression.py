@@ -110,12 +110,25 @@ def _explain_not_finite(block: torch.Tensor, start: int) -> None:
 
 def _range_finder(rows: Rows, width: int, scale: float, generator: torch.Generator) -> torch.Tensor:
     """Return (p, width) orthonormal columns: one power iteration on a sample of rows, from random sums of its rows."""
-    drawn = draw_rows(rows.shape[0], max(_FINDER_ROWS, 2 * width), generator).to(rows.device)
-    pieces = [block[drawn[(drawn >= start) & (drawn < stop)] - start] for start, stop, block in rows.blocks()]
-    S = torch.cat(pieces).mul_(scale)
-    mixed = S * torch.randn((len(S), 1), generator=generator).to(S)
-    Zt = mixed[: len(S) // width * width].reshape(-1, width, S.shape[1]).sum(dim=0)
-    return torch.linalg.qr(((Zt @ S.T) @ S).T).Q.contiguous()
+    S = _sample(rows, max(_FINDER_ROWS, 2 * width), generator)
+    weights = torch.randn((len(S), 1), generator=generator).to(S).mul_(scale)
+    Zt = torch.zeros((width, S.shape[1]), dtype=S.dtype, device=S.device)
+    for start in range(0, len(S) - width + 1, width):
+        Zt.addcmul_(S[start : start + width], weights[start : start + width])
+    Zt = ((Zt @ S.T).mul_(scale) @ S).mul_(scale)
+    return torch.linalg.qr(Zt.T).Q.contiguous()
+
+
+def _sample(rows: Rows, most: int, generator: torch.Generator) -> torch.Tensor:
+    """Return at most ``most`` drawn rows of A, copied once: copies of this size cost as much as products with it."""
+    drawn = draw_rows(rows.shape[0], most, generator).to(rows.device)
+    S = torch.empty((len(drawn), rows.shape[1]), dtype=rows.dtype, device=rows.device)
+    done = 0
+    for start, stop, block in rows.blocks():
+        here = drawn[(drawn >= start) & (drawn < stop)] - start
+        torch.index_select(block, 0, here, out=S[done : done + len(here)])
+        done += len(here)
+    return S
 
 
 def draw_rows(n: int, most: int, generator: torch.Generator) -> torch.Tensor:
@@ -133,14 +146,14 @@ def draw_rows(n: int, most: int, generator: torch.Generator) -> torch.Tensor:
     return edges.long().clamp(max=n - 1).unique()
 
 
-def nndsvda(data: Compressed, n_components: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Start factors (U^T (k, n), W (k, p)), non-negative, from the singular vectors of the compressed matrix.
+def nndsvda(Ct: torch.Tensor, Zt: torch.Tensor, n_components: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Start factors (U^T (k, n), W (k, p)), non-negative, from the singular vectors of C Z^T.
 
     NNDSVDa of Boutsidis and Gallopoulos (Pattern Recognition 41, 2008): of every singular pair the sign with more mass;
     zeros are filled with the square root of the mean over k, so that the start scales with the data.
     """
-    mean = float((data.Ct.sum(dim=1) @ data.Zt).mean()) / data.Ct.shape[1]
-    left, values, right = _singular_triplets(data, n_components)
+    mean = float((Ct.sum(dim=1) @ Zt).mean()) / Ct.shape[1]
+    left, values, right = _singular_triplets(Ct, Zt, n_components)
     U, W = [left[0].abs()], [right[0].abs()]
     for u, v in zip(left[1:], right[1:], strict=True):
         halves = [(u.clamp(min=0), v.clamp(min=0)), ((-u).clamp(min=0), (-v).clamp(min=0))]
@@ -157,12 +170,14 @@ def nndsvda(data: Compressed, n_components: int) -> tuple[torch.Tensor, torch.Te
     return filled[0], filled[1]
 
 
-def _singular_triplets(data: Compressed, n_components: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _singular_triplets(
+    Ct: torch.Tensor, Zt: torch.Tensor, n_components: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return (k, n) left vectors, (k,) values and (k, p) right vectors of C Z^T, largest first."""
-    gram = (data.Ct @ data.Ct.T).cpu().to(torch.float64)  # on the CPU: it is small, and not every device has float64
+    gram = (Ct @ Ct.T).cpu().to(torch.float64)  # on the CPU: it is small, and not every device has float64
     eigenvalues, vectors = torch.linalg.eigh(gram)
     order = torch.argsort(eigenvalues, descending=True)[:n_components]
-    values = eigenvalues[order].clamp(min=0).sqrt().to(data.Ct)
-    basis = vectors[:, order].to(data.Ct)
+    values = eigenvalues[order].clamp(min=0).sqrt().to(Ct)
+    basis = vectors[:, order].to(Ct)
     safe = torch.where(values > values[0] * 1e-6, values, torch.full_like(values, float("inf")))
-    return (basis.T @ data.Ct) / safe[:, None], values, basis.T @ data.Zt
+    return (basis.T @ Ct) / safe[:, None], values, basis.T @ Zt

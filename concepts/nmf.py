@@ -78,7 +78,7 @@ class NMF(Factorizer):
         generator = torch.Generator().manual_seed(seed)
         data = compress(rows, self.n_components, generator, nonnegative=True)
         objective = Objective(_sweep_components, True)
-        start = best_start(data, self.n_components, objective, generator)
+        start = best_start(data, self.n_components, generator)
         found = descend(data, start, objective, max_iter=self.max_iter, tol=self.tol)
         if self.keep_predictions > 0:
             return self._refine(rows, found, data.scale)

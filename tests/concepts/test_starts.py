@@ -10,7 +10,7 @@ from conceptatlas.concepts.compression import compress, draw_rows, nndsvda
 from conceptatlas.concepts.descent import Objective, descend
 from conceptatlas.concepts.nmf import _sweep_components
 from conceptatlas.concepts.rows import as_rows
-from conceptatlas.concepts.starts import best_start
+from conceptatlas.concepts.starts import best_start, try_all
 
 OBJECTIVE = Objective(_sweep_components, True)
 
@@ -29,7 +29,7 @@ def errors(seed: int) -> tuple[float, float]:
     for choose in (True, False):
         generator = torch.Generator().manual_seed(0)
         data = compress(as_rows(activations(seed)), 10, generator, nonnegative=True)
-        start = best_start(data, 10, OBJECTIVE, generator) if choose else nndsvda(data, 10)
+        start = best_start(data, 10, generator) if choose else nndsvda(data.Ct, data.Zt, 10)
         found.append(descend(data, start, OBJECTIVE, max_iter=200, tol=5e-4).relative_error)
     return found[0], found[1]
 
@@ -44,10 +44,24 @@ def test_the_chosen_start_ends_lower_than_nndsvda_on_the_whole():
 def test_a_start_is_non_negative_and_has_a_row_of_coefficients_for_every_row(n: int):
     generator = torch.Generator().manual_seed(0)
     data = compress(as_rows(activations(0, n)), 10, generator, nonnegative=True)
-    Ut, W = best_start(data, 10, OBJECTIVE, generator)
+    Ut, W = best_start(data, 10, generator)
     assert Ut.shape == (10, n)
     assert W.shape == (10, 60)
     assert min(float(Ut.min()), float(W.min())) >= 0
+
+
+def test_starts_tried_side_by_side_end_as_each_alone_and_lower():
+    generator = torch.Generator().manual_seed(0)
+    data = compress(as_rows(activations(0)), 10, generator, nonnegative=True)
+    U, W = torch.rand(3, 10, 3000, generator=generator), torch.rand(3, 10, 60, generator=generator)
+    before, _, _ = try_all(data.Ct, data.Zt, U, W, 1)
+    errors, Ut, Wt = try_all(data.Ct, data.Zt, U, W, 10)
+    assert (errors < before).all()
+    for i in range(3):
+        error, u, w = try_all(data.Ct, data.Zt, U[i : i + 1], W[i : i + 1], 10)
+        assert float(error) == pytest.approx(float(errors[i]), rel=1e-3)
+        assert torch.allclose(u[0], Ut[i], rtol=0.05, atol=0.05)
+        assert torch.allclose(w[0], Wt[i], rtol=0.05, atol=0.05)
 
 
 def test_drawn_rows_are_distinct_and_see_every_position_of_a_grid():
