@@ -152,13 +152,13 @@ def descend(
         if settled and 1 - (max(expected, 0.0) / known) ** 0.5 < tol:  # not worth another reading of A
             converged = True
             break
-        if settled:  # as computed? One product tells; going on takes both
+        if settled:  # as computed? One product with A tells; going on takes both
             ahead = exact_error(data, point.Ux, point.W)
             value = ahead + objective.penalty(point.Ux, point.W)
             if value <= best_value and abs(1 - (value / max(expected, 1e-30)) ** 0.5) < tol:
                 best, error, converged = point, ahead, True
                 break
-        operator, ahead = _exact(data, point)
+        operator, ahead = _exact(data, point, known=settled)
         logger.debug("after %d steps: relative error %.6f", n_iter, (ahead / data.total) ** 0.5)
         value = ahead + objective.penalty(point.Ux, point.W)
         if value > best_value:  # rounding is all that can raise it: keep the better factors
@@ -182,15 +182,19 @@ def try_steps(
     return value, Ut, W
 
 
-def _exact(data: Compressed, point: _Point) -> tuple[tuple[torch.Tensor, torch.Tensor], float]:
-    """Read A once: widen the compression to be exact at the factors; return it with the exact squared error."""
+def _exact(data: Compressed, point: _Point, *, known: bool) -> tuple[tuple[torch.Tensor, torch.Tensor], float]:
+    """Read A once: widen the compression to be exact at the factors; return it with the exact squared error.
+
+    ``known``: `exact_error` has just left A W^T in the workspace.
+    """
     Ut, W, width, k = point.Ux, point.W, len(data.Zt), len(point.W)
     RW = data.workspace[width : width + k]
     data.workspace[width + k :] = Ut
     Q = torch.zeros_like(W)
     scaled = W * data.scale
     for start, stop, block in data.rows.blocks():
-        RW[:, start:stop] = scaled @ block.T
+        if not known:
+            RW[:, start:stop] = scaled @ block.T
         Q += Ut[:, start:stop] @ block
     Q *= data.scale
     G, H = W @ W.T, Ut @ Ut.T
@@ -277,11 +281,11 @@ def dot(X: torch.Tensor, Y: torch.Tensor) -> float:
 
 
 def exact_error(data: Compressed, Ut: torch.Tensor, W: torch.Tensor) -> float:
-    """Sum of squares of the scaled ``A - U W``, from one product with A (half of what a round reads A for)."""
-    scaled, inner = W * data.scale, 0.0
+    """Sum of squares of the scaled ``A - U W``, from one product with A, A W^T; it is left in the workspace."""
+    AW, scaled = data.workspace[len(data.Zt) : len(data.Zt) + len(W)], W * data.scale
     for start, stop, block in data.rows.blocks():
-        inner += dot(scaled @ block.T, Ut[:, start:stop])
-    error = data.total - 2 * inner + dot(Ut @ Ut.T, W @ W.T)
+        AW[:, start:stop] = scaled @ block.T
+    error = data.total - 2 * dot(AW, Ut) + dot(Ut @ Ut.T, W @ W.T)
     return error if error >= _DIRECT * data.total else squared_residual(data, Ut, W)
 
 
