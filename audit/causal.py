@@ -172,10 +172,3 @@ def _probability(logits: torch.Tensor, target: int) -> torch.Tensor:
     if logits.shape[1] == 1:
         return torch.sigmoid(logits[:, 0])
     return torch.softmax(logits.float(), dim=1)[:, target]
-
-
-def sample(rows: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Return at most `size` of the rows, drawn without replacement, in their order."""
-    if len(rows) <= size:
-        return rows
-    return np.sort(np.random.default_rng(seed).choice(rows, size=size, replace=False))

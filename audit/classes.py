@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 
 from conceptatlas.audit.atlas import ClassAtlas
-from conceptatlas.audit.causal import sample
 from conceptatlas.audit.coefficients import (
     ImageCoefficients,
     ImageContributions,
@@ -19,7 +18,7 @@ from conceptatlas.audit.coefficients import (
     positions_on,
     top_mean,
 )
-from conceptatlas.audit.context import Context
+from conceptatlas.audit.context import Context, sample
 from conceptatlas.audit.directions import fit_directions
 from conceptatlas.audit.examples import build_pool, example_table, store_views, top_rows
 from conceptatlas.audit.foreground import Foreground, foreground_of
@@ -33,6 +32,7 @@ from conceptatlas.audit.storage import slug_of
 from conceptatlas.audit.strategies import Strategies, find_strategies
 from conceptatlas.audit.words import Naming, name_class
 from conceptatlas.concepts import ConceptBank, ConceptRecord, Name
+from conceptatlas.extraction import Features
 from conceptatlas.importance import ConceptImportance, MapChoice, choose_map, concept_importance, pooled
 
 
@@ -89,14 +89,16 @@ def fit_class(context: Context, index: int) -> tuple[ClassAtlas, pd.DataFrame]:
 def sobol_indices(context: Context, rows: np.ndarray, directions: torch.Tensor, index: int) -> ConceptImportance:
     """Return total Sobol indices over the class: of all images where they are exact, of a sample otherwise."""
     settings, split = context.settings, context.split
+
+    def indices(features: Features) -> ConceptImportance:
+        return concept_importance(
+            split, features, positions_on(features, directions), directions, index,
+            max_designs=settings.sobol_designs, seed=settings.seed, typical=context.typical,
+        )  # fmt: skip
+
     if split.head_is_affine:
-        blocks = (features for _, features in context.blocks(rows))
-        return pooled([concept_importance(split, f, positions_on(f, directions), directions, index) for f in blocks])
-    features = context.features(sample(rows, settings.sobol_images, settings.seed))
-    u = positions_on(features, directions)
-    return concept_importance(
-        split, features, u, directions, index, max_designs=settings.sobol_designs, seed=settings.seed
-    )
+        return pooled([indices(features) for _, features in context.blocks(rows)])
+    return indices(context.features(sample(rows, settings.sobol_images, settings.seed)))
 
 
 def locate(context: Context, rows: np.ndarray, directions: torch.Tensor, found: ImageCoefficients) -> MapChoice:

@@ -11,7 +11,8 @@ import torch
 from conceptatlas.audit.context import Context
 from conceptatlas.concepts import nnls
 from conceptatlas.extraction import Features
-from conceptatlas.importance import contributions
+from conceptatlas.importance import Contributions, contributions
+from conceptatlas.importance.targets import as_target
 
 if TYPE_CHECKING:
     from conceptatlas.audit.wide import ImageWide
@@ -91,11 +92,11 @@ def measure_class(
 ) -> tuple[ImageCoefficients, ImageContributions]:
     """Return coefficients and contributions to the class logit of a class's images, in one pass over the store."""
     means, scores, parts = [], [], []
-    for _, features in context.blocks(rows):
+    for block, features in context.blocks(rows):
         u = positions_on(features, directions)
         means.append(u.mean(1).cpu().numpy())
         scores.append(image_scores(features, u, wide).cpu().numpy())
-        parts.append(contributions(context.split, features, u, directions, target))
+        parts.append(contributions_of(context, block, features, u, directions, target))
     k = len(directions)
     found = ImageContributions(
         values=_stack([p.values.detach().cpu().numpy() for p in parts], k),
@@ -104,6 +105,19 @@ def measure_class(
         logit=np.concatenate([p.output.detach().cpu().numpy() for p in parts]).astype(np.float32),
     )
     return ImageCoefficients(rows, _stack(means, k), _stack(scores, k)), found
+
+
+def contributions_of(
+    context: Context, rows: np.ndarray, features: Features, u: torch.Tensor, directions: torch.Tensor, target: int
+) -> Contributions:
+    """Return the contributions in some stored images, by the gradient there, or halfway to the typical activation."""
+    typical = context.typical
+    if typical is None:
+        return contributions(context.split, features, u, directions, target)
+    output = as_target(target)(u.new_tensor(context.store.logits_of(rows)))
+    return contributions(
+        context.split, features, u, directions, target, method="integrated", steps=1, typical=typical, output=output
+    )
 
 
 def _stack(parts: list[np.ndarray], k: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from conceptatlas.concepts import TextImageEncoder, Vocabulary
 from conceptatlas.extraction import ActivationStore, Features, ImageError, SplitModel
 
 Masks = Mapping[str, Any] | Callable[[str], Any]
+TYPICAL_IMAGES = 256  # whose mean activation stands for the absence of a concept
 ACTIVATIONS, CROPS = "activations", "crops"  # folders of a run
 ProgressFactory = Callable[[str, int], Callable[[int], None]]
 
@@ -93,6 +95,19 @@ class Context:
     masks: Masks | None = None
     crops: ActivationStore | None = None
 
+    @cached_property
+    def typical(self) -> torch.Tensor | None:
+        """The mean activation (p,) over a sample of all images, which stands for absence; None where that is 0.
+
+        It is 0 where no activation is negative.
+        """
+        rows = sample(np.arange(len(self.images)), TYPICAL_IMAGES, self.settings.seed)
+        means, signed = [], False
+        for _, features in self.blocks(rows):
+            means.append(features.positions.float().mean(dim=1))
+            signed |= bool((features.positions < 0).any())
+        return torch.cat(means).mean(dim=0) if signed else None
+
     def predicted_as(self, index: int) -> np.ndarray:
         """Return the rows of the images that the model predicts as a class, in the order of the store."""
         return np.flatnonzero(self.images["predicted_index"].to_numpy() == index)
@@ -142,3 +157,10 @@ class Context:
             except (ImageError, OSError):
                 continue
         return views
+
+
+def sample(rows: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Return at most `size` of the rows, drawn without replacement, in their order."""
+    if len(rows) <= size:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, size=size, replace=False))

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from conceptatlas.audit.causal import sample
 from conceptatlas.audit.coefficients import measure
-from conceptatlas.audit.context import Context, Settings
+from conceptatlas.audit.context import Context, Settings, sample
 from conceptatlas.audit.shortcuts import TOLD, population_rows, told_within_labels
 from conceptatlas.audit.wide import ImageWide, find_wide, no_properties
 from conceptatlas.concepts import KChoice, choose_n_components, make_factorizer

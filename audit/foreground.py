@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from conceptatlas.audit.causal import sample
-from conceptatlas.audit.context import Context, Masks
+from conceptatlas.audit.context import Context, Masks, sample
 from conceptatlas.audit.examples import Pool
 from conceptatlas.extraction.errors import UserError
 from conceptatlas.importance.foreground import cut_foreground, foreground_share

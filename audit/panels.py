@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from conceptatlas.audit.causal import sample
 from conceptatlas.audit.coefficients import positions_on
-from conceptatlas.audit.context import Context
+from conceptatlas.audit.context import Context, sample
 from conceptatlas.audit.examples import Pool
 from conceptatlas.importance import counterfactual
 
@@ -81,7 +80,7 @@ def what_flips(context: Context, rows: np.ndarray, directions: torch.Tensor) -> 
         for block, features in context.blocks(chosen):
             u = positions_on(features, directions)
             second = np.argsort(-context.store.logits_of(block), axis=1, kind="stable")[:, 1]
-            results = counterfactual(context.split, features, u, directions)
+            results = counterfactual(context.split, features, u, directions, typical=context.typical)
             for row, following, result in zip(block, second, results, strict=True):
                 found[int(row)] = {
                     "counterfactual": list(result.concepts),

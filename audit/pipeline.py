@@ -309,6 +309,7 @@ def _describe(
             "n_features": result.store.n_features,
             "prefix_tokens": layer.prefix_tokens,
             "head_is_affine": subject.split.head_is_affine,
+            "absence": "no activation" if context.typical is None else "mean activation",
             "choice": subject.split.choice,
         },
         "class_names": subject.class_names,

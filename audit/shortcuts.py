@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from conceptatlas.audit.causal import Effect, Probe, addition_effect, removal_effect, sample
+from conceptatlas.audit.causal import Effect, Probe, addition_effect, removal_effect
 from conceptatlas.audit.coefficients import ImageCoefficients
-from conceptatlas.audit.context import Context
+from conceptatlas.audit.context import Context, sample
 from conceptatlas.audit.statistics import auc, benjamini_hochberg, explained_by, otsu, otsu_of_three, risk_difference
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from conceptatlas.audit.causal import sample
-from conceptatlas.audit.context import Context
+from conceptatlas.audit.context import Context, sample
 from conceptatlas.audit.masking import mask_with_map
 from conceptatlas.audit.slices import Slices
 from conceptatlas.importance import concept_maps

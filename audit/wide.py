@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from conceptatlas.audit.causal import sample
-from conceptatlas.audit.context import Context
+from conceptatlas.audit.context import Context, sample
 from conceptatlas.audit.photometry import PROPERTIES, photometry
 from conceptatlas.audit.shortcuts import population_rows
 from conceptatlas.audit.statistics import otsu

@@ -10,6 +10,7 @@
   reliance, what the network makes of the thing in pixels (counts from 0.1): the scenes are drawn again with every subset
   of their things left out and all else alike, the ground giving way to another one, and the class logit's total Sobol
   index is taken over these settings; it needs no concepts.
+  "signed" holds the sizes of the mean signed contributions, by which an atlas sorts its concepts, against reliance;
   "network" is the rho between the two truths: a network need not rely on all that was predictive. "place" is the rank of
   the thing that the network relies on most, "tag rank" that of the tag; the tag was planted in the first class.
 - labels: the same pixels labelled by animal and by ground. Two models share a frozen encoder and have a linear head each,
@@ -42,7 +43,7 @@ from conceptatlas.demo.config import BACKGROUNDS, PARTS, SceneConfig
 from conceptatlas.demo.scenes import Scene, make_scene
 from conceptatlas.demo.splits import SceneSpec, SceneSplit
 from conceptatlas.extraction import Features, Preprocess, SplitModel, split
-from conceptatlas.importance import concept_importance
+from conceptatlas.importance import concept_importance, contributions
 from conceptatlas.importance.recomposition import select
 
 COMMON = ("head", "legs", "eye")
@@ -162,16 +163,22 @@ def reliances(encoded: Encoded, rows: np.ndarray, index: int) -> dict[str, float
 
 
 def weighed_things(encoded: Encoded, own: np.ndarray, index: int, n_concepts: int, seed: int) -> pd.DataFrame:
-    """Return importance and reliance of the things that a class's concepts or redrawn scenes show."""
+    """Return importance, contribution and reliance of the things that a class's concepts or redrawn scenes show."""
     features = select(encoded.features, torch.as_tensor(own))
     signed = bool((features.positions < 0).any())
     U, W = concepts_of(features, n_concepts, signed=signed, seed=seed)
     some = torch.arange(len(own) if encoded.cut.head_is_affine else min(len(own), N_WEIGHED))
-    total = concept_importance(encoded.cut, select(features, some), U[some], W, index).total
-    shown = shown_by(U, [encoded.scenes[i] for i in own], features.grid)
-    importance = pd.Series(total).groupby(pd.Series(shown)).sum()
-    reliance = pd.Series(reliances(encoded, own[:N_REDRAWN], index))
-    return pd.DataFrame({"importance": importance, "reliance": reliance}).fillna(0.0)
+    typical = encoded.features.positions.mean(dim=(0, 1)) if signed else None
+    weighed, options = (encoded.cut, select(features, some), U[some], W, index), {"typical": typical}
+    total = concept_importance(*weighed, **options).total
+    signed_shares = contributions(*weighed, method="integrated" if signed else "gradient", steps=1, **options).values
+    shown = pd.Series(shown_by(U, [encoded.scenes[i] for i in own], features.grid))
+    columns = {
+        "importance": pd.Series(total).groupby(shown).sum(),
+        "contribution": pd.Series(signed_shares.mean(0).abs().numpy()).groupby(shown).sum(),
+        "reliance": pd.Series(reliances(encoded, own[:N_REDRAWN], index)),
+    }
+    return pd.DataFrame(columns).fillna(0.0)
 
 
 def things_table(name: str, n_scenes: int, n_concepts: int, seed: int) -> pd.DataFrame:
@@ -187,6 +194,8 @@ def things_table(name: str, n_scenes: int, n_concepts: int, seed: int) -> pd.Dat
         for truth, values, least in (("planted", planted, PREDICTIVE), ("relied", things.reliance, RELIED)):
             row[f"rho {truth}"] = spearmanr(things.importance, values)[0]
             row[f"auc {truth}"] = retrieval_auc(things.importance.to_numpy(), values.to_numpy() >= least)
+        row["rho signed"] = spearmanr(things.contribution, things.reliance)[0]
+        row["auc signed"] = retrieval_auc(things.contribution.to_numpy(), things.reliance.to_numpy() >= RELIED)
         ranks, most = things.importance.rank(ascending=False, method="min"), things.reliance.idxmax()
         row |= {"first": things.importance.idxmax(), "relied on most": most, "place": ranks[most]}
         rows.append({**row, "tag rank": ranks.get("tag", np.nan)})
@@ -281,7 +290,9 @@ def main() -> None:
         tables = [things_table(name, options.scenes, options.concepts, seed) for seed in range(options.seeds)]
         table = pd.concat(tables)
         print(table.round(3).to_string(index=False))
-        means = table[["network", "rho planted", "auc planted", "rho relied", "auc relied", "place"]].mean()
+        means = table[
+            ["network", "rho planted", "auc planted", "rho relied", "auc relied", "rho signed", "auc signed", "place"]
+        ].mean()
         print(f"{name}, means: " + ", ".join(f"{what} {value:.3f}" for what, value in means.items()), flush=True)
 
 

@@ -20,9 +20,8 @@ from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from conceptatlas.audit.causal import sample
 from conceptatlas.audit.coefficients import positions_on, top_mean
-from conceptatlas.audit.context import Settings
+from conceptatlas.audit.context import Settings, sample
 from conceptatlas.audit.directions import CHOICE_IMAGES, CHOICE_ROWS, MarginKept
 from conceptatlas.concepts import choose_n_components, make_factorizer
 from conceptatlas.demo.config import SceneConfig

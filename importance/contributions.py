@@ -26,7 +26,8 @@ class Contributions:
     residual
         ``(B,)``: of the part of the activations that the concepts do not reconstruct.
     bias
-        ``(B,)``: the rest. For affine heads and for integrated gradients it is the output without any activation.
+        ``(B,)``: the rest. For affine heads and for integrated gradients it is the output without any activation, or
+        for the typical one.
     output
         ``(B,)``: the target.
     method
@@ -58,9 +59,15 @@ def contributions(
     *,
     method: ContributionMethod = "gradient",
     steps: int = 32,
+    typical: Any = None,
+    output: Any = None,
     batch_size: int | None = None,
 ) -> Contributions:
     """Return the signed contribution of each concept to the target, image by image.
+
+    What a concept brings is told against its absence. Where activations are not negative, that is no activation. Where
+    they have signs, that is no state of the network; with `typical` a concept is held against the same share of the
+    typical activation in its place.
 
     Parameters
     ----------
@@ -70,10 +77,15 @@ def contributions(
         Class index, :func:`margin`, :func:`similarity` or a callable ``(B, n) -> (B,)``.
     method
         ``"gradient"``: gradient times input; exact, and optimal for concept deletion and insertion, where the head is
-        affine. ``"integrated"``: integrated gradients from no activation at all, complete for any head.
-        ``"occlusion"``: the change as the concept alone is removed.
+        affine. ``"integrated"``: integrated gradients from no activation at all, or the typical one; complete for any
+        head. ``"occlusion"``: the change as the concept alone is removed.
     steps
-        Points of the integral, Gauss-Legendre.
+        Points of the integral, Gauss-Legendre. A single one, the gradient halfway, costs no more than the gradient at
+        the activations, where heads saturate.
+    typical
+        ``(p,)``: mean activation over many images, for layers whose activations have signs; nothing by default.
+    output
+        ``(B,)``: the target, where it is at hand: a head pass less for integrated gradients.
     batch_size
         Most images at once; by default as many as fit.
 
@@ -99,32 +111,36 @@ def contributions(
     """
     if method not in get_args(ContributionMethod):
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(get_args(ContributionMethod))}")
-    parts = Decomposition.build(split_model, features, U, W, as_target(target), batch_size=batch_size)
+    parts = Decomposition.build(split_model, features, U, W, as_target(target), batch_size=batch_size, typical=typical)
+    known = None if output is None else torch.as_tensor(output).to(parts.directions)
     by_method: dict[str, Callable[[Decomposition, Tensor], tuple[Tensor, Tensor, Tensor]]] = {
-        "gradient": lambda parts, images: _integrated(parts, images, nodes=torch.ones(1), weights=torch.ones(1)),
-        "integrated": lambda parts, images: _integrated(parts, images, *_gauss_legendre(steps)),
+        "gradient": lambda parts, images: _integrated(parts, images, known, torch.ones(1), torch.ones(1)),
+        "integrated": lambda parts, images: _integrated(parts, images, known, *_gauss_legendre(steps)),
         "occlusion": _occlusion,
     }
     every = torch.arange(parts.n_images, device=parts.directions.device)
     pieces = list(in_batches(lambda part: by_method[method](parts, every[part]), parts.n_images, parts.rows()))
-    values, residual, output = (torch.cat(piece) for piece in zip(*pieces, strict=True))
-    return Contributions(values, residual, output - values.sum(dim=1) - residual, output, method)
+    values, residual, found = (torch.cat(piece) for piece in zip(*pieces, strict=True))
+    return Contributions(values, residual, found - values.sum(dim=1) - residual, found, method)
 
 
-def _integrated(parts: Decomposition, images: Tensor, nodes: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Average the gradient along the line from no activation, and multiply it by concepts and residual."""
+def _integrated(
+    parts: Decomposition, images: Tensor, known: Tensor | None, nodes: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Average the gradient along the line from the start, and multiply it by concepts and residual."""
     features = select(parts.features, images)
-    total, output = torch.zeros_like(features.positions), None
+    start = 0.0 if parts.typical is None else parts.typical
+    way = features.positions - start
+    total, output = torch.zeros_like(way), None if known is None else known[images]
     for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True):
-        value, gradient = value_and_slope(parts, with_positions(features, node * features.positions))
+        value, gradient = value_and_slope(parts, with_positions(features, start + node * way))
         total += weight * gradient
         output = value if node == 1.0 else output  # the activations themselves: their output need not be computed again
     if output is None:
         with torch.no_grad():
             output = parts.target(parts.split_model.head(features))
-    values = ((total @ parts.directions.T) * parts.coefficients[images]).sum(dim=1)
-    whole = (total * features.positions).sum(dim=(1, 2))
-    return values, whole - values.sum(dim=1), output
+    values = parts.along(images, total)
+    return values, (total * way).sum(dim=(1, 2)) - values.sum(dim=1), output
 
 
 def _occlusion(parts: Decomposition, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,7 +151,7 @@ def _occlusion(parts: Decomposition, images: Tensor) -> tuple[Tensor, Tensor, Te
     scores = parts.target(outputs).reshape(len(images), k + 1)
     features = select(parts.features, images)
     with torch.no_grad():
-        without = with_positions(features, parts.coefficients[images] @ parts.directions)
+        without = with_positions(features, features.positions - parts.residual(images))
         rest = scores[:, 0] - parts.target(parts.split_model.head(without))
     return scores[:, :1] - scores[:, 1:], rest, scores[:, 0]
 

@@ -67,6 +67,7 @@ def counterfactual(
     change: Change = "remove",
     reference: Any = None,
     threshold: float = 0.0,
+    typical: Any = None,
     batch_size: int | None = None,
 ) -> tuple[Counterfactual, ...]:
     """Return, image by image, the smallest set of concepts whose change takes the target below a threshold.
@@ -79,12 +80,15 @@ def counterfactual(
         Class index, :func:`margin`, :func:`similarity` or a callable; by default, image by image, the margin of the
         predicted class over any other: what it takes for the class to change.
     change
-        ``"remove"``: coefficients to 0 everywhere. ``"add"``: the mean coefficient up to the 95 % quantile of the
-        reference, by the same amount at every position; concepts that are already there cannot be added.
+        ``"remove"``: coefficients to 0 everywhere, and the typical activation in their place. ``"add"``: the mean
+        coefficient up to the 95 % quantile of the reference, by the same amount at every position; concepts that are
+        already there cannot be added.
     reference
         ``(n, k)`` mean coefficients of other images, such as those of the class to arrive at; by default this batch's.
     threshold
         Of the target.
+    typical
+        ``(p,)``: activation that takes the place of what is removed, as for :func:`contributions`.
     batch_size
         Most activations at once.
 
@@ -110,9 +114,9 @@ def counterfactual(
     """
     if change not in get_args(Change):
         raise ValueError(f"unknown change {change!r}; choose remove or add")
-    parts = Decomposition.build(
-        split_model, features, U, W, as_target(0 if target is None else target), batch_size=batch_size
-    )
+    goal = as_target(0 if target is None else target)
+    typical = typical if change == "remove" else None
+    parts = Decomposition.build(split_model, features, U, W, goal, batch_size=batch_size, typical=typical)
     pooled = parts.coefficients.mean(dim=1)
     known = pooled if reference is None else torch.as_tensor(reference).to(pooled)
     low, high = (torch.quantile(known.float(), level, dim=0).to(pooled) for level in (0.01, 0.99))
@@ -132,7 +136,7 @@ class _Moves:
     """The changes that one image may undergo, and the target under any set of them, of which each is run once."""
 
     parts: Decomposition
-    features: Any
+    image: Tensor
     moves: Tensor
     target: Target
     threshold: float
@@ -140,8 +144,8 @@ class _Moves:
 
     @classmethod
     def build(cls, parts: Decomposition, image: int, moves: Tensor, threshold: float) -> _Moves:
-        one = select(parts.features, torch.tensor([image], device=parts.directions.device))
-        spread = moves.expand(one.positions.shape[1], -1)
+        one = torch.tensor([image], device=parts.directions.device)
+        spread = moves.expand(parts.features.positions.shape[1], -1)
         return cls(parts, one, spread, parts.target, threshold)
 
     @property
@@ -160,13 +164,19 @@ class _Moves:
         masks = torch.as_tensor(chosen).to(self.moves)
 
         def some(part: slice) -> Tensor:
-            nowhere = torch.zeros(len(masks[part]), dtype=torch.long, device=self.moves.device)
-            repeated = select(self.features, nowhere)
-            positions = repeated.positions + (self.moves * masks[part][:, None]) @ self.parts.directions
+            repeated = select(self.parts.features, self.image.expand(len(masks[part])))
+            positions = repeated.positions + self._steps(masks[part])
             with torch.no_grad():
                 return self.parts.split_model.head(with_positions(repeated, positions))
 
         return torch.cat(list(in_batches(some, len(masks), self.parts.rows())))
+
+    def _steps(self, masks: Tensor) -> Tensor:
+        """Return how far each set of changes ``(n, k)`` moves every position, ``(n, P, p)``."""
+        steps = (self.moves * masks[:, None]) @ self.parts.directions
+        if self.parts.typical is None:
+            return steps
+        return steps + (masks @ self.parts.shares[self.image[0]].T)[..., None] * self.parts.typical
 
     def scores(self, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Return the target under each set of changes ``(n, k)``, ``(n,)``."""
@@ -174,8 +184,9 @@ class _Moves:
 
     def effects(self) -> NDArray[np.float64]:
         """Return what each change adds to the target of an affine head, ``(k,)``."""
-        along = slope(self.parts, self.features)[0].double() @ self.parts.directions.double().T
-        return (along * self.moves.double()).sum(dim=0).cpu().numpy()
+        gradient = slope(self.parts, select(self.parts.features, self.image)).double()
+        alone = self._steps(torch.eye(self.n_concepts).to(self.moves)).double()
+        return (alone * gradient).sum(dim=(1, 2)).cpu().numpy()
 
 
 def _one(moves: _Moves, change: str, inside: NDArray[np.bool_]) -> Counterfactual:
@@ -207,15 +218,14 @@ def _decided_otherwise_exactly(
     """
     rows = parts.rows()
     pieces = list(in_batches(lambda part: _head(parts, torch.arange(parts.n_images)[part]), parts.n_images, rows))
-    most = sizes.abs().amax(dim=0)
-    steps = torch.cat([torch.zeros_like(most)[None], torch.diag(most)]) @ parts.directions
-    moved = _head(parts, torch.zeros(len(steps), dtype=torch.long), steps[:, None])
-    per_size = _array(moved[1:] - moved[:1]) / np.where(_array(most) > 0, _array(most), 1.0)[:, None]
+    gains = _gains(parts, parts.directions, sizes)
+    if parts.typical is not None:
+        gains = gains + parts.shares.mean(dim=1).cpu().numpy()[..., None] * _gains(parts, parts.typical[None])
     found = []
-    for logits, size, within in zip(_array(torch.cat(pieces)), _array(sizes), inside, strict=True):
-        predicted, gains = _predicted(logits), size[:, None] * per_size
-        rival, order = _nearest_rival(gains, logits, predicted, threshold)
-        after = logits + gains[order].sum(axis=0)
+    for logits, gain, within in zip(_array(torch.cat(pieces)), gains, inside, strict=True):
+        predicted = _predicted(logits)
+        rival, order = _nearest_rival(gain, logits, predicted, threshold)
+        after = logits + gain[order].sum(axis=0)
         lead = after[predicted] - after[rival]
         found.append(
             Counterfactual(
@@ -231,6 +241,16 @@ def _decided_otherwise_exactly(
             )
         )
     return tuple(found)
+
+
+def _gains(parts: Decomposition, directions: Tensor, sizes: Tensor | None = None) -> NDArray[np.float64]:
+    """Return what steps along directions ``(m, p)``, of size 1 or ``(B, m)``, add to affine outputs: ``(B, m, n)``."""
+    sizes = directions.new_ones(1, len(directions)) if sizes is None else sizes
+    most = sizes.abs().amax(dim=0)
+    steps = torch.cat([torch.zeros_like(most)[None], torch.diag(most)]) @ directions
+    moved = _head(parts, torch.zeros(len(steps), dtype=torch.long), steps[:, None])
+    scale = np.where(_array(most) > 0, _array(most), 1.0)
+    return (_array(sizes) / scale)[..., None] * _array(moved[1:] - moved[:1])
 
 
 def _head(parts: Decomposition, images: Tensor, steps: Tensor | float = 0.0) -> Tensor:

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -70,6 +71,8 @@ class Decomposition:
         Scalar of the output.
     batch_size
         Most rows that go through the head at once; by default from the size of an activation.
+    typical
+        ``(p,)``: activation that takes the place of what is taken out, or None for nothing.
     """
 
     split_model: SplitModel
@@ -78,22 +81,35 @@ class Decomposition:
     directions: Tensor
     target: Target
     batch_size: int | None = None
+    typical: Tensor | None = None
 
     @classmethod
     def build(
-        cls, split_model: Any, features: Any, U: Any, W: Any, target: Target, *, batch_size: int | None = None
+        cls,
+        split_model: Any,
+        features: Any,
+        U: Any,
+        W: Any,
+        target: Target,
+        *,
+        batch_size: int | None = None,
+        typical: Any = None,
     ) -> Decomposition:
         """Return the decomposition after checking that the shapes agree; U and W may be numpy arrays."""
         with torch.inference_mode(False):
             features = with_positions(features, _plain(features.positions), _plain(features.prefix))
             positions = features.positions
             coefficients, directions = (_plain(torch.as_tensor(part).to(positions)) for part in (U, W))
+            if typical is not None:
+                typical = _plain(torch.as_tensor(typical).to(positions))
         n, n_positions, width = positions.shape
         if directions.ndim != 2 or directions.shape[1] != width:
             raise ValueError(f"W must have shape (k, {width}), got {tuple(directions.shape)}")
         if coefficients.shape != (n, n_positions, len(directions)):
             raise ValueError(f"U must have shape {(n, n_positions, len(directions))}, got {tuple(coefficients.shape)}")
-        return cls(split_model, features, coefficients, directions, target, batch_size)
+        if typical is not None and typical.shape != (width,):
+            raise ValueError(f"typical must have shape {(width,)}, got {tuple(typical.shape)}")
+        return cls(split_model, features, coefficients, directions, target, batch_size, typical)
 
     @property
     def n_images(self) -> int:
@@ -115,8 +131,33 @@ class Decomposition:
 
     def rescaled(self, images: Tensor, masks: Tensor) -> Any:
         """Return the features of `images` ``(n,)`` with their coefficients times `masks` ``(n, k)``."""
-        change = (self.coefficients[images] * (masks - 1.0)[:, None, :]) @ self.directions
+        taken = (masks - 1.0)[:, None, :]
+        change = (self.coefficients[images] * taken) @ self.directions
+        if self.typical is not None:
+            change = change - (self.shares[images] * taken).sum(dim=2, keepdim=True) * self.typical
         return with_positions(select(self.features, images), self.features.positions[images] + change)
+
+    @cached_property
+    def shares(self) -> Tensor:
+        """Which share of each activation each concept makes up, ``(B, P, k)``: its part along the activation."""
+        with torch.inference_mode(False), torch.no_grad():
+            positions = self.features.positions
+            squares = positions.square().sum(dim=2, keepdim=True).clamp(min=torch.finfo(positions.dtype).tiny)
+            return self.coefficients * (positions @ self.directions.T) / squares
+
+    def residual(self, images: Tensor) -> Tensor:
+        """Return what goes from the positions of `images` with the part that no concept explains, ``(n, P, p)``."""
+        left = self.features.positions[images] - self.coefficients[images] @ self.directions
+        if self.typical is None:
+            return left
+        return left - (1.0 - self.shares[images].sum(dim=2, keepdim=True)) * self.typical
+
+    def along(self, images: Tensor, gradient: Tensor) -> Tensor:
+        """Return how far the whole of each concept moves `images` along a gradient ``(n, P, p)``: ``(n, k)``."""
+        moved = (self.coefficients[images].to(gradient) * (gradient @ self.directions.to(gradient).T)).sum(dim=1)
+        if self.typical is None:
+            return moved
+        return moved - (self.shares[images].to(gradient) * (gradient @ self.typical.to(gradient))[..., None]).sum(dim=1)
 
     def score(self, images: Tensor, masks: Tensor) -> Tensor:
         """Return the target of `images` ``(n,)`` under `masks` ``(n, k)``, ``(n,)``."""

@@ -67,11 +67,16 @@ def concept_importance(
     tolerance: float = 0.05,
     max_designs: int = 32,
     batch_size: int | None = None,
+    typical: Any = None,
 ) -> ConceptImportance:
     """Return how much of the target's variance each concept takes part in, image by image and for the class.
 
     Masks multiply the coefficients of all positions of an image; residual and prefix tokens stay. One design serves
     all images.
+
+    Where activations are not negative, a coefficient of 0 is what the network itself shows for what is absent. Where
+    they have signs, 0 is no state of the network: with `typical`, the mean activation over the dataset, what a mask
+    takes out of a position is replaced by the same share of that.
 
     Parameters
     ----------
@@ -86,6 +91,8 @@ def concept_importance(
         takes the closed form from one gradient, without a masked evaluation.
     batch_size
         Most masked activations at once; by default as many as fit, halved where memory runs out.
+    typical
+        ``(p,)``: activation that takes the place of a masked concept; nothing by default.
 
     Returns
     -------
@@ -107,7 +114,7 @@ def concept_importance(
     [0.9, 0.1]
     """
     validate_method(method, n_designs, confidence)
-    parts = Decomposition.build(split_model, features, U, W, as_target(target), batch_size=batch_size)
+    parts = Decomposition.build(split_model, features, U, W, as_target(target), batch_size=batch_size, typical=typical)
     if method == "affine" or (method == "auto" and split_model.head_is_affine and parts.target.is_affine):
         local = closed_form(affine_effects(parts).double().cpu().numpy())
         return _summary(local, local, local, np.zeros(local.shape[1]), confidence, "affine")
@@ -160,10 +167,8 @@ def pooled(parts: Sequence[ConceptImportance], *, confidence: float = 0.95) -> C
 
 def affine_effects(parts: Decomposition) -> torch.Tensor:
     """Return what each concept adds to the target under an affine head, ``(B, k)``, from one image's gradient."""
-    first = torch.zeros(1, dtype=torch.long, device=parts.directions.device)
-    gradient = slope(parts, select(parts.features, first))[0]
-    by_position = gradient.double() @ parts.directions.double().T
-    return torch.einsum("bpk,pk->bk", parts.coefficients.double(), by_position)
+    every = torch.arange(parts.n_images, device=parts.directions.device)
+    return parts.along(every, slope(parts, select(parts.features, every[:1])).double())
 
 
 @dataclass(frozen=True)

@@ -78,14 +78,16 @@ def metrics(atlas: Atlas) -> list[Metric]:
     return [
         Metric(
             "Importance",
-            "Mean signed contribution of a concept to the class score (coefficient times gradient), as a share of what "
-            "all concepts move. The interval is a 95 % bootstrap over images.",
+            "Mean signed contribution of a concept to the class score (coefficient times gradient; where activations "
+            "have signs, the gradient halfway to the mean activation, which stands for absence), as a share of what all "
+            "concepts move. The interval is a 95 % bootstrap over images.",
             f"largest of a class: {_typical(_largest(atlas, 'importance'))}",
             f"{percent(1 / k)} where all concepts move the score equally",
         ),
         Metric(
             "Influence (total Sobol index)",
-            "Share of the score's variance that involves the concept when concepts are scaled at random. No sign.",
+            "Share of the score's variance that involves the concept when concepts are scaled at random, down to their "
+            "absence. No sign.",
             f"largest of a class: {_typical(_largest(atlas, 'sobol'))}",
             f"{percent(1 / k)} where all concepts count equally",
         ),

@@ -55,3 +55,13 @@ def test_importance_follows_what_the_network_relies_on_and_what_was_planted():
     assert table["auc relied"].mean() > 0.9
     assert table["rho planted"].mean() > 0.4
     assert table["auc planted"].mean() > 0.85
+
+
+@pytest.mark.slow
+def test_importance_follows_what_a_transformer_relies_on():
+    table = things_table("vit", 240, 12, 0)
+    assert table[table["class"] == "ambril"].iloc[0]["first"] == "tag"
+    assert table["rho relied"].mean() > 0.55
+    assert table["auc relied"].mean() > 0.9
+    assert table["rho signed"].mean() > 0.5
+    assert table["auc signed"].mean() > 0.85
