@@ -79,8 +79,8 @@ def metrics(atlas: Atlas) -> list[Metric]:
         Metric(
             "Importance",
             "Mean signed contribution of a concept to the class score (coefficient times gradient; where activations "
-            "have signs, the gradient halfway to the mean activation, which stands for absence), as a share of what all "
-            "concepts move. The interval is a 95 % bootstrap over images.",
+            "have signs, the gradient halfway to the mean activation, which stands for absence), as a share of what "
+            "all concepts move. The interval is a 95 % bootstrap over images.",
             f"largest of a class: {_typical(_largest(atlas, 'importance'))}",
             f"{percent(1 / k)} where all concepts move the score equally",
         ),
