@@ -1,7 +1,8 @@
 """Faithfulness: does the target move as the importances say? Beside what random importances and random concepts reach.
 
 All metrics remove concepts from the coefficients and keep the residual and the prefix tokens, so that nothing leaves
-the model's own activations but the concepts themselves.
+the model's own activations but the concepts themselves. What takes their place is nothing, or the typical activation:
+importances are judged by the absence that they were told against.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ def c_deletion(
     seed: int = 0,
     confidence: float = 0.95,
     batch_size: int | None = None,
+    typical: Any = None,
 ) -> Faithfulness:
     """Return the area under the target as concepts are removed, the most important first: lower is better.
 
@@ -117,6 +119,9 @@ def c_deletion(
         Of the intervals over images.
     batch_size
         Most masked activations at once; by default as many as fit.
+    typical
+        ``(p,)``: activation that takes the place of a removed concept, as for :func:`concept_importance`; nothing by
+        default.
 
     Returns
     -------
@@ -134,7 +139,7 @@ def c_deletion(
     >>> found.concepts.curve.tolist()
     [4.0, 1.0, 0.0]
     """
-    parts = Decomposition.build(split_model, features, U, W, as_target(target), batch_size=batch_size)
+    parts = Decomposition.build(split_model, features, U, W, as_target(target), batch_size=batch_size, typical=typical)
     return _curve_metric("C-deletion", parts, _per_image(importance, parts), seed, confidence)
 
 
@@ -149,6 +154,7 @@ def c_insertion(
     seed: int = 0,
     confidence: float = 0.95,
     batch_size: int | None = None,
+    typical: Any = None,
 ) -> Faithfulness:
     """Return the area under the target as concepts are added to none, the most important first: higher is better.
 
@@ -165,7 +171,7 @@ def c_insertion(
     >>> found.concepts.curve.tolist()
     [0.0, 3.0, 4.0]
     """
-    parts = Decomposition.build(split_model, features, U, W, as_target(target), batch_size=batch_size)
+    parts = Decomposition.build(split_model, features, U, W, as_target(target), batch_size=batch_size, typical=typical)
     return _curve_metric("C-insertion", parts, _per_image(importance, parts), seed, confidence)
 
 
@@ -181,6 +187,7 @@ def c_mufidelity(
     seed: int = 0,
     confidence: float = 0.95,
     batch_size: int | None = None,
+    typical: Any = None,
 ) -> Faithfulness:
     """Return how well sums of importances predict the drop as random subsets are removed: higher is better.
 
@@ -199,7 +206,7 @@ def c_mufidelity(
     >>> round(found.score, 3)
     1.0
     """
-    parts = Decomposition.build(split_model, features, U, W, as_target(target), batch_size=batch_size)
+    parts = Decomposition.build(split_model, features, U, W, as_target(target), batch_size=batch_size, typical=typical)
     rng = np.random.default_rng(seed)
 
     def correlations(given: Decomposition, importances: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
@@ -269,9 +276,8 @@ def _random_concepts(parts: Decomposition, seed: int) -> tuple[Decomposition, ND
     directions = random_directions(parts.directions, seed)
     coefficients = nnls(parts.features.positions, directions)
     other = replace(parts, coefficients=coefficients, directions=directions)
-    found = contributions(
-        parts.split_model, parts.features, coefficients, directions, parts.target, batch_size=parts.batch_size
-    )
+    weighed = (parts.split_model, parts.features, coefficients, directions, parts.target)
+    found = contributions(*weighed, typical=parts.typical, batch_size=parts.batch_size)
     return other, found.values.double().cpu().numpy()
 
 

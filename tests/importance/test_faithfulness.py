@@ -1,10 +1,13 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from conceptatlas.concepts import nnls
 from conceptatlas.importance import c_deletion, c_insertion, c_mufidelity, contributions
+from conceptatlas.importance.faithfulness import random_directions
 
 METRICS = [c_deletion, c_insertion, c_mufidelity]
 
@@ -17,13 +20,15 @@ def run(metric, planted, importance, **options):
     return metric(planted.split_model, planted.features, planted.U, planted.W, importance, 2, **options)
 
 
-def areas_of_all_orders(planted, k):
+def areas_of_all_orders(planted, k, typical=None):
     """Return the area of every order of removal, image by image, from the target under every subset."""
     subsets = torch.tensor(list(itertools.product([0.0, 1.0], repeat=k)))
-    target = {}
+    A, target = planted.features.positions, {}
     for kept in subsets:
         change = (planted.U * (kept - 1)) @ planted.W
-        outputs = planted.split_model.head(planted.features.replace(positions=planted.features.positions + change))
+        if typical is not None:  # as much of it as of the activation goes, along the activation
+            change = change - (change * A).sum(2, keepdim=True) / (A * A).sum(2, keepdim=True) * typical
+        outputs = planted.split_model.head(planted.features.replace(positions=A + change))
         target[tuple(kept.tolist())] = outputs[:, 2].numpy()
     areas = []
     for order in itertools.permutations(range(k)):
@@ -43,6 +48,23 @@ def test_mufidelity_of_the_contributions_is_one_under_an_affine_head(affine):
     found = run(c_mufidelity, affine, importance_of(affine))
     assert found.score == pytest.approx(1.0, abs=1e-3)
     assert found.random_importance.score < 0.6
+
+
+def test_the_typical_activation_takes_the_place_of_given_and_of_random_concepts(make_planted):
+    planted = make_planted(n_concepts=5, n_images=3)
+    typical = torch.randn(24, generator=torch.Generator().manual_seed(1))
+    random = random_directions(planted.W, 0)
+    other = replace(planted, U=nnls(planted.features.positions, random), W=random)
+    importance = contributions(planted.split_model, planted.features, planted.U, planted.W, 2, typical=typical).values
+    given, chance = (areas_of_all_orders(each, 5, typical) for each in (planted, other))
+    deletion, insertion = (run(metric, planted, importance, typical=typical) for metric in (c_deletion, c_insertion))
+    assert deletion.concepts.values == pytest.approx(given.min(0), abs=1e-4)
+    assert insertion.concepts.values == pytest.approx(given.max(0), abs=1e-4)
+    assert deletion.random_concepts.values == pytest.approx(chance.min(0), abs=1e-4)
+    assert insertion.random_concepts.values == pytest.approx(chance.max(0), abs=1e-4)
+    fidelity = run(c_mufidelity, planted, importance, typical=typical)
+    assert fidelity.score == pytest.approx(1.0, abs=1e-3)
+    assert fidelity.random_concepts.score == pytest.approx(1.0, abs=1e-3)
 
 
 @pytest.mark.parametrize("metric", METRICS)
