@@ -6,7 +6,8 @@
 - coverage: share of intervals that hold the truth, over seeded trials, on affine and on bending functions.
 - demo-cnn (layer 3), demo-vit, deit (block 8; needs ``CONCEPTATLAS_REAL_DATA``): k = 25 concepts under a head that is not
   affine, against Jansen's estimator with `--reference` scrambled Sobol designs, in scrambles of 512 (how far their mean
-  may be off is the column "reference tv"). A differentiated evaluation counts as three passes. References are kept in
+  may be off is the column "reference tv"). Where activations have signs, every method weighs concepts against the mean
+  activation in their place, as audits do. A differentiated evaluation counts as three passes. References are kept in
   `--cache`, since they take 26 passes a design.
 
 ``--quick`` is a smoke run: one image, 64 designs of reference, few trials.
@@ -21,6 +22,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +32,7 @@ from scipy.stats import spearmanr
 from conceptatlas.concepts import make_factorizer, nnls
 from conceptatlas.demo import demo_config, demo_models, load_demo_model, make_split
 from conceptatlas.extraction import FolderSource, Preprocess, load_model, split
-from conceptatlas.importance import concept_importance, total_sobol
+from conceptatlas.importance import ConceptImportance, concept_importance, total_sobol
 from conceptatlas.importance.recomposition import select
 
 K = 25
@@ -47,7 +49,7 @@ METHODS: dict[str, dict] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """Images of one class, decomposed at a layer whose head is not affine."""
+    """Images of one class, decomposed at a layer whose head is not affine; `typical` is None where nothing is below 0."""
 
     name: str
     split_model: object
@@ -55,6 +57,13 @@ class Setting:
     U: torch.Tensor
     W: torch.Tensor
     target: int
+    typical: torch.Tensor | None
+
+    def importance(self, **options: Any) -> ConceptImportance:
+        """Return the concepts' importance by the method that the options name."""
+        return concept_importance(
+            self.split_model, self.features, self.U, self.W, self.target, typical=self.typical, **options
+        )
 
 
 def decompose(name: str, model: torch.nn.Module, layer: str, images: torch.Tensor, target: int, n: int) -> Setting:
@@ -67,7 +76,8 @@ def decompose(name: str, model: torch.nn.Module, layer: str, images: torch.Tenso
     factorizer = make_factorizer("auto", K, signed=bool(cut.layer.signed), seed=0).fit(A.numpy())
     W = torch.as_tensor(factorizer.components_, dtype=torch.float32)
     first = select(features, torch.arange(min(n, len(images))))
-    return Setting(name, cut, first, nnls(first.positions.clone(), W), W, target)
+    typical = A.mean(dim=0) if (A < 0).any() else None
+    return Setting(name, cut, first, nnls(first.positions.clone(), W), W, target, typical)
 
 
 def demo_setting(kind: str, n: int) -> Setting:
@@ -110,13 +120,13 @@ def reference(setting: Setting, n_designs: int, cache: Path | None) -> np.ndarra
 
 def _reference_part(setting: Setting, n_designs: int, seed: int, cache: Path | None) -> np.ndarray:
     """Jansen's estimate ``(B, k)`` on one scramble, from the cache where it is there."""
-    digest = zlib.crc32(setting.W.numpy().tobytes() + setting.features.positions.numpy().tobytes())
+    weighed = [part for part in (setting.W, setting.features.positions, setting.typical) if part is not None]
+    digest = zlib.crc32(b"".join(part.numpy().tobytes() for part in weighed))
     kept = cache / f"{setting.name}-{n_designs}-{seed}-{digest:08x}.npy" if cache else None
     if kept and kept.is_file():
         return np.load(kept)
-    arguments = (setting.split_model, setting.features, setting.U, setting.W, setting.target)
     with torch.inference_mode():
-        local = concept_importance(*arguments, method="jansen", n_designs=n_designs, seed=seed).local
+        local = setting.importance(method="jansen", n_designs=n_designs, seed=seed).local
     if kept:
         kept.parent.mkdir(parents=True, exist_ok=True)
         np.save(kept, local)
@@ -138,10 +148,9 @@ def compare(setting: Setting, n_designs: int, cache: Path | None) -> pd.DataFram
     scrambles, rows = reference(setting, n_designs, cache), []
     truth = scrambles.mean(axis=0)
     noise = [_spread(each) for each in scrambles.swapaxes(0, 1)]
-    arguments = (setting.split_model, setting.features, setting.U, setting.W, setting.target)
     for label, options in METHODS.items():
         started = time.perf_counter()
-        found = concept_importance(*arguments, **options)
+        found = setting.importance(**options)
         seconds = (time.perf_counter() - started) / len(truth)
         passes = (found.n_evaluations + 2 * found.n_gradients) / len(truth)
         rho = [rank_correlation(a, b) for a, b in zip(found.local, truth, strict=True)]
