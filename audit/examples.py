@@ -16,10 +16,10 @@ from PIL import Image
 from conceptatlas.audit.coefficients import positions_on
 from conceptatlas.audit.context import Context
 from conceptatlas.importance import concept_maps
+from conceptatlas.importance.implicit import aligned
 
 SMALLEST_CROP, LARGEST_CROP = 0.25, 0.6
 MAP_SCALE_QUANTILE = 0.99
-LARGEST_MAP = 32
 Box = tuple[int, int, int, int]
 
 
@@ -64,7 +64,8 @@ def _maps_of(
     """Return the maps (n, k, h, w) of all concepts on some images; coefficients are read from the store."""
     if method == "coefficients":
         features = context.features(rows)
-        return positions_on(features, directions).mT.reshape(len(rows), -1, *features.grid).float().cpu().numpy()
+        maps = positions_on(features, directions).mT.reshape(len(rows), -1, *features.grid).float()
+        return aligned(maps, context.split.reading_offset()).cpu().numpy()
     return concept_maps(context.split, directions, context.tensors(views), method=method).detach().cpu().numpy()
 
 
@@ -72,15 +73,6 @@ def make_pool(rows: np.ndarray, views: list[Image.Image], maps: np.ndarray) -> P
     """Return some images with raw maps ``(n, k, h, w)`` of their concepts, brought to one scale for each concept."""
     scale = _scale(maps)
     return Pool(rows, views, np.clip(maps / scale[None, :, None, None], 0, 1).astype(np.float32), scale, maps)
-
-
-def _coarse(maps: torch.Tensor) -> np.ndarray:
-    """Return maps of at most 32 cells a side: finer ones show the grain of the network, and weigh the atlas down."""
-    h, w = maps.shape[2:]
-    if max(h, w) > LARGEST_MAP:
-        side = (max(1, round(h * LARGEST_MAP / max(h, w))), max(1, round(w * LARGEST_MAP / max(h, w))))
-        maps = torch.nn.functional.adaptive_avg_pool2d(maps, side)
-    return maps.detach().cpu().numpy()
 
 
 def _scale(maps: np.ndarray) -> np.ndarray:

@@ -1,6 +1,13 @@
-"""Whether a layer's tokens lie row by row on the image: seen by changing a quarter of it."""
+"""Where a layer's positions lie on the image: whether row by row, and how far beside its place each one reads.
+
+A quarter of the image is changed for the first. For the second, the gradient of a position by the pixels is weighed: a
+3 x 3 convolution of stride 2 reads around the first of the two pixels that its output stands for, so that a network of
+five of them reads half a cell further up and to the left than its grid says.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -8,6 +15,7 @@ from torch import nn
 from conceptatlas.extraction.layouts import Grid
 
 _LOCALITY = 0.8  # area under the curve; tokens in another order are at 0.5, row by row above 0.95
+_BESIDE = 0.1  # of a cell: positions that read less than that beside their places read at them
 _CONCENTRATION = 0.5  # of a change in a quarter of the tokens; 0.8 where it stays put, 0.25 where it spreads evenly
 
 
@@ -55,3 +63,43 @@ def locality(changes: torch.Tensor, grid: Grid) -> float:
         below = torch.searchsorted(outside, within, side="left") + torch.searchsorted(outside, within, side="right")
         areas.append(float(below.float().mean()) / (2 * len(outside)))
     return min(areas)
+
+
+def reading_offset(
+    positions_of: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, grid: Grid
+) -> tuple[float, float]:
+    """Return how far below and to the right of their own places positions read the image, in cells.
+
+    Parameters
+    ----------
+    positions_of
+        Takes images and returns activations (B, h * w, p), differentiably.
+    images
+        (B, C, H, W) of noise, in multiples of four: each is asked about one of the four positions in the middle.
+    grid
+        (h, w).
+
+    Returns
+    -------
+    Centre of the squared gradient, mean over images and over both directions, whose strides and paddings are the same;
+    what else there is comes from lopsided weights. 0 where it is less than a tenth of a cell, or than how far the two
+    are apart, or where nothing carries a gradient.
+    """
+    rows, columns = grid
+    pixels = images.detach().clone().requires_grad_()
+    middle = [r * columns + c for r in ((rows - 1) // 2, rows // 2) for c in ((columns - 1) // 2, columns // 2)]
+    asked = torch.tensor(middle, device=images.device).repeat(len(images) // 4)
+    found = positions_of(pixels)[torch.arange(len(asked), device=images.device), asked]
+    if not found.requires_grad:
+        return 0.0, 0.0
+    signs = torch.randn(found.shape, generator=torch.Generator().manual_seed(0)).to(found)
+    (gradient,) = torch.autograd.grad((found * signs).sum(), pixels)
+    energy = gradient.double().square().sum(dim=1)
+    offsets = []
+    for axis, (size, place) in enumerate(((rows, asked // columns), (columns, asked % columns))):
+        along = energy.sum(dim=2 - axis)
+        centres = (torch.arange(along.shape[1], device=along.device).to(along) + 0.5) * size / along.shape[1]
+        beside = (along @ centres) / along.sum(dim=1) - (place + 0.5)
+        offsets.append(float(beside.mean()))
+    both = sum(offsets) / 2
+    return (both, both) if abs(both) >= max(_BESIDE, abs(offsets[0] - offsets[1])) else (0.0, 0.0)

@@ -14,6 +14,7 @@ from conceptatlas.extraction.anatomy import Anatomy, anatomy
 from conceptatlas.extraction.cutpoints import as_model, find_cut_point
 from conceptatlas.extraction.errors import LayerError, UserError
 from conceptatlas.extraction.features import Features, to_features, to_value
+from conceptatlas.extraction.locality import reading_offset
 from conceptatlas.extraction.pairs import Stretch, as_pair
 from conceptatlas.extraction.points import CutPoint
 from conceptatlas.extraction.tracing import OutputFunction, evaluated
@@ -21,6 +22,7 @@ from conceptatlas.extraction.tracing import OutputFunction, evaluated
 __all__ = ["Features", "SplitModel", "split"]
 
 Layer = str | CutPoint
+_OFFSET_IMAGES = 16  # of noise
 
 
 class SplitModel:
@@ -62,6 +64,7 @@ class SplitModel:
         self._output_fn = output_fn
         self._root = found.root(model, output_fn)
         self._parts = list(model.modules())
+        self._offsets: dict[str, tuple[float, float]] = {}
 
     @property
     def device(self) -> torch.device:
@@ -130,6 +133,28 @@ class SplitModel:
             if point is not self.layer:
                 value, start = to_value(features, point.layout), point
         return tuple(found)
+
+    def reading_offset(self, layer: Layer | None = None) -> tuple[float, float]:
+        """Return how far below and to the right of its place a position of a layer reads the image, in cells.
+
+        Measured once, by gradients on noise (`locality.reading_offset`); 0 for layers that have no grid or no gradient.
+        """
+        point = self.layer if layer is None else find_cut_point(layer, self._anatomy, self.model)
+        if point.name not in self._offsets:
+            self._offsets[point.name] = self._measured_offset(point)
+        return self._offsets[point.name]
+
+    def _measured_offset(self, point: CutPoint) -> tuple[float, float]:
+        if point.grid is None or min(point.grid) < 2:
+            return 0.0, 0.0
+        shape = (_OFFSET_IMAGES, self._anatomy.channels, *self.input_size)
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode(False), torch.enable_grad():
+            return reading_offset(
+                lambda pixels: self._features(self._run(None, point, pixels), point).positions,
+                self._checked(images),
+                point.grid,
+            )
 
     @cached_property
     def head_is_affine(self) -> bool:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 
 from conceptatlas.extraction.errors import LayerError, UserError
 
@@ -34,6 +35,7 @@ POOLINGS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 }
 CANDIDATES = ("gradxact", "layercam", "normgrad")  # Grad-CAM is unreliable away from the last layer (NormGrad, 2020)
 INPUT = "input"
+FINEST = 32  # cells per side of a map that is brought to where its cells read
 
 Ends = dict[str, tuple[torch.Tensor, tuple[int, int]]]  # cut name -> activations (B, P, p) there, joined to U, and grid
 
@@ -67,6 +69,14 @@ def gradients_of(total: torch.Tensor, ends: Ends, *, keep: bool) -> dict[str, to
     return dict(zip(wanted, found, strict=True))
 
 
+def aligned_map(
+    split_model: SplitModel, method: str, spatial: torch.Tensor, ends: Ends, gradients: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """`pooled_map`, brought to where the cells of its layer read the image."""
+    cut, found = cut_of(method), pooled_map(method, spatial, ends, gradients)
+    return found if cut == INPUT else aligned(found, split_model.reading_offset(cut or None))
+
+
 def pooled_map(method: str, spatial: torch.Tensor, ends: Ends, gradients: dict[str, torch.Tensor]) -> torch.Tensor:
     """One concept's map (B, h, w) from its coefficients (B, P), or from activations and gradients at an earlier cut."""
     cut = cut_of(method)
@@ -78,6 +88,41 @@ def pooled_map(method: str, spatial: torch.Tensor, ends: Ends, gradients: dict[s
         activations, gradient = (t.flatten(2).transpose(1, 2) for t in (activations, gradient))
     pooled = POOLINGS[method.split("@", 1)[0]](activations.detach(), gradient)
     return pooled.reshape(-1, *grid).float()
+
+
+def aligned(maps: torch.Tensor, offset: tuple[float, float]) -> torch.Tensor:
+    """Maps (..., h, w) of cells that read the image beside their places, brought to where they read.
+
+    Parameters
+    ----------
+    maps : tensor (..., h, w)
+        One value per cell.
+    offset : (float, float)
+        How far below and to the right of its place each cell reads, in cells (`SplitModel.reading_offset`).
+
+    Returns
+    -------
+    tensor (..., h, w), or (..., 2 h, 2 w) where that is at most `FINEST`: part of a cell is not to be lost
+        `maps` themselves where the offset is 0.
+
+    Examples
+    --------
+    >>> aligned(torch.tensor([[0.0, 4.0], [0.0, 0.0]]), (0.0, -1.0))[0].tolist()
+    [3.0, 4.0, 4.0, 4.0]
+    """
+    if offset == (0.0, 0.0):
+        return maps
+    h, w = maps.shape[-2:]
+    finer = 2 if 2 * max(h, w) <= FINEST else 1
+    sides = [
+        (torch.arange(n * finer, device=maps.device) + 0.5) / finer - beside
+        for n, beside in zip((h, w), offset, strict=True)
+    ]
+    y, x = (2.0 * side / n - 1.0 for side, n in zip(sides, (h, w), strict=True))
+    places = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None].to(maps)
+    flat = maps.reshape(1, -1, h, w)
+    found = F.grid_sample(flat, places, mode="bilinear", padding_mode="border", align_corners=False)
+    return found.reshape(*maps.shape[:-2], *found.shape[-2:])
 
 
 def cut_of(method: str) -> str:

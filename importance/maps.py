@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 
 from conceptatlas.importance.grounding import peak_of
-from conceptatlas.importance.implicit import CANDIDATES, gradients_of, joined, pooled_map
+from conceptatlas.importance.implicit import CANDIDATES, aligned_map, gradients_of, joined
 from conceptatlas.importance.occlusion import Transform, occlusion_maps
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def concept_maps(
     Returns
     -------
     tensor (B, len(concepts), h, w), float32, on the images' device
-        Non-negative. Images that do not have the concept get a map near zero: nothing is scaled per image.
+        Non-negative, and where the cells read the image (`aligned`). Images that do not have the concept get a map
+        near zero: nothing is scaled per image.
 
     Raises
     ------
@@ -128,7 +129,7 @@ def paired_maps(
             gradients = gradients_of(total, ends, keep=False)
             spatial = U.detach().gather(2, mine[:, None].expand(-1, U.shape[1], -1))[..., 0]
             for method in methods:
-                parts[method].append(pooled_map(method, spatial, ends, gradients))
+                parts[method].append(aligned_map(split_model, method, spatial, ends, gradients))
     return {method: torch.cat(maps) for method, maps in parts.items()}
 
 
@@ -305,7 +306,7 @@ def _maps_of_batch(
         maps = []
         for i, concept in enumerate(concepts):
             gradients = gradients_of(U[..., concept].mean(dim=1).sum(), ends, keep=i + 1 < len(concepts))
-            maps.append(pooled_map(method, U[..., concept].detach(), ends, gradients))
+            maps.append(aligned_map(split_model, method, U[..., concept].detach(), ends, gradients))
     return torch.stack(maps, dim=1)
 
 

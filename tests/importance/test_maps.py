@@ -6,7 +6,7 @@ from torch import nn
 from conceptatlas.concepts import nnls
 from conceptatlas.extraction import split
 from conceptatlas.extraction.errors import LayerError, UserError
-from conceptatlas.importance.implicit import gradients_of, joined
+from conceptatlas.importance.implicit import aligned, gradients_of, joined
 from conceptatlas.importance.maps import (
     concept_maps,
     earlier_cuts,
@@ -240,3 +240,24 @@ def test_one_scale_per_concept_over_all_images():
 def test_the_outline_is_the_ninetieth_percentile_of_the_probe_set():
     maps = torch.arange(1000.0).reshape(10, 1, 10, 10)
     assert float((maps > outline_level(maps)[0]).float().mean()) == pytest.approx(0.1)
+
+
+def test_cells_that_read_a_whole_cell_beside_their_places_are_moved_by_one():
+    maps = torch.rand(2, 3, 20, 20)
+    moved = aligned(maps, (1.0, -1.0))
+    assert moved.shape == maps.shape
+    assert torch.allclose(moved[..., 1:, :-1], maps[..., :-1, 1:], atol=1e-5)
+
+
+def test_a_map_is_drawn_finer_before_it_is_moved_by_part_of_a_cell():
+    maps = torch.zeros(1, 1, 7, 7)
+    maps[0, 0, 3, 3] = 1.0
+    moved = aligned(maps, (-0.5, -0.5))
+    assert moved.shape == (1, 1, 14, 14)
+    where = torch.nonzero(moved[0, 0] == moved.max()).float().mean(0)
+    assert where.tolist() == [5.5, 5.5]  # the corner where four cells of 7 x 7 meet, between cells 5 and 6 of 14 x 14
+
+
+def test_a_map_of_cells_that_read_at_their_places_is_left_alone():
+    maps = torch.rand(2, 7, 7)
+    assert aligned(maps, (0.0, 0.0)) is maps
