@@ -48,12 +48,12 @@ class NMF(Factorizer):
     >>> A = np.array([[1.0, 0.0, 1.0], [0.0, 2.0, 0.0], [2.0, 0.0, 2.0]])
     >>> model = NMF(2, random_state=0).fit(A)
     >>> np.round(model.components_, 2)
-    array([[0.  , 1.  , 0.  ],
-           [0.71, 0.  , 0.71]])
+    array([[0.71, 0.  , 0.71],
+           [0.  , 1.  , 0.  ]])
     >>> np.round(model.transform(A), 2)
-    array([[0.  , 1.41],
-           [2.  , 0.  ],
-           [0.  , 2.83]])
+    array([[1.41, 0.  ],
+           [0.  , 2.  ],
+           [2.83, 0.  ]])
     """
 
     _signed = False
