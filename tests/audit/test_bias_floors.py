@@ -46,7 +46,7 @@ def test_what_only_moves_the_harm_is_not_called_an_improvement(tried):
 
 def test_in_a_twin_that_was_trained_without_it_the_shortcut_is_gone():
     result = comparison(n_per_class=40)
-    assert result.shortcuts["status"].tolist() == ["fixed"]
+    assert set(result.shortcuts["status"]) == {"fixed"}  # as many rows as concepts show it
     fixed = result.shortcuts.iloc[0]
     assert fixed["grade_a"] == "A"
     assert result.concepts.set_index("concept_a").loc[fixed["concept_a"], "status"] == "lost"
