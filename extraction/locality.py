@@ -101,5 +101,5 @@ def reading_offset(
         centres = (torch.arange(along.shape[1], device=along.device).to(along) + 0.5) * size / along.shape[1]
         beside = (along @ centres) / along.sum(dim=1) - (place + 0.5)
         offsets.append(float(beside.mean()))
-    both = sum(offsets) / 2
+    both = round(sum(offsets) / 2, 2)  # the same whatever the order in which threads add up
     return (both, both) if abs(both) >= max(_BESIDE, abs(offsets[0] - offsets[1])) else (0.0, 0.0)
