@@ -13,6 +13,7 @@ from conceptatlas.audit.context import Context, Masks, sample
 from conceptatlas.audit.examples import Pool
 from conceptatlas.extraction.errors import UserError
 from conceptatlas.importance.foreground import cut_foreground, foreground_share
+from conceptatlas.importance.implicit import aligned
 
 LARGEST_GRID, SMALLEST_GRID = 16, 4
 MAX_IMAGES = 48
@@ -70,7 +71,9 @@ def _mask(context: Context, row: int, view: Image.Image) -> np.ndarray | None:
     side = tuple(min(LARGEST_GRID, n) for n in spatial.shape[:2])
     cells = torch.nn.functional.adaptive_avg_pool2d(spatial.permute(2, 0, 1), side).permute(1, 2, 0).numpy()
     found = cut_foreground(cells)
-    return found if found.any() else None
+    if not found.any():
+        return None
+    return aligned(torch.as_tensor(found).float(), context.split.reading_offset(grid=found.shape)).numpy() >= 0.5
 
 
 def _given(context: Context, masks: Masks, row: int, view: Image.Image) -> np.ndarray | None:

@@ -134,15 +134,19 @@ class SplitModel:
                 value, start = to_value(features, point.layout), point
         return tuple(found)
 
-    def reading_offset(self, layer: Layer | None = None) -> tuple[float, float]:
+    def reading_offset(self, layer: Layer | None = None, *, grid: tuple[int, ...] | None = None) -> tuple[float, float]:
         """Return how far below and to the right of its place a position of a layer reads the image, in cells.
 
-        Measured once, by gradients on noise (`locality.reading_offset`); 0 for layers that have no grid or no gradient.
+        The cells are those of the layer, or of a coarser `grid` to which its own is pooled. Measured once, by gradients
+        on noise (`locality.reading_offset`); 0 for layers that have no grid or no gradient.
         """
         point = self.layer if layer is None else find_cut_point(layer, self._anatomy, self.model)
         if point.name not in self._offsets:
             self._offsets[point.name] = self._measured_offset(point)
-        return self._offsets[point.name]
+        down, right = self._offsets[point.name]
+        if grid is None or point.grid is None:
+            return down, right
+        return down * grid[0] / point.grid[0], right * grid[1] / point.grid[1]
 
     def _measured_offset(self, point: CutPoint) -> tuple[float, float]:
         if point.grid is None or min(point.grid) < 2:

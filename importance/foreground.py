@@ -18,6 +18,7 @@ from scipy.linalg import eigh
 from scipy.ndimage import label
 
 from conceptatlas.extraction.errors import LayerError
+from conceptatlas.importance.implicit import aligned
 from conceptatlas.importance.maps import upsample
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def foreground_masks(
         if max(spatial.shape[-2:]) > side:
             spatial = F.adaptive_avg_pool2d(spatial, (min(side, spatial.shape[-2]), min(side, spatial.shape[-1])))
         cells = np.stack([cut_foreground(one, similarity=similarity) for one in spatial.permute(0, 2, 3, 1).numpy()])
-        soft = upsample(torch.from_numpy(cells)[:, None].float(), (some.shape[-2], some.shape[-1]))
+        moved = aligned(torch.from_numpy(cells)[:, None].float(), split_model.reading_offset(grid=cells.shape[1:]))
+        soft = upsample(moved, (some.shape[-2], some.shape[-1]))
         masks.append(soft[:, 0] >= 0.5)
     return torch.cat(masks)
 

@@ -17,7 +17,7 @@ from conceptatlas.extraction.errors import UserError
 SIDE = 8
 
 
-def context(masks=None, n=3, side=SIDE):
+def context(masks=None, n=3, side=SIDE, offset=0.0):
     """Images whose features set a square in the middle apart; views of 32 pixels."""
     grid = torch.zeros(n, side, side, 2)
     grid[..., 0] = 1
@@ -27,6 +27,7 @@ def context(masks=None, n=3, side=SIDE):
         settings=Settings(),
         images=pd.DataFrame({"sample_id": [f"{i}.png" for i in range(n)]}),
         preprocess=Preprocess(size=32, crop=1.0),
+        split=SimpleNamespace(reading_offset=lambda grid: (offset, offset)),
         features=lambda rows: Features(grid[np.asarray(rows)].flatten(1, 2), None, (side, side)),
     )
 
@@ -49,6 +50,11 @@ def test_features_set_the_object_apart():
     assert found.share[1] < 0.1
     assert found.share[2] == pytest.approx(found.area, abs=0.05)
     assert np.isnan(found.share[3])
+
+
+def test_the_object_is_where_the_cells_that_show_it_read_the_image():
+    found = foreground_of(context(offset=4.0), pool())
+    assert found.share[0] < 0.1  # concept 0 is in the middle; what the cells show there lies in the corner
 
 
 def test_given_masks_come_first_and_images_without_one_are_left_out():
