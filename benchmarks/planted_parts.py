@@ -1,10 +1,11 @@
 """Does every part that decides a class have a concept of its own that fires with it and points at it?
 
-For each class of a demo model, concepts are fitted as an audit fits them: as many as the class's margin needs, by the
-audit's own rule, whatever the factorizer (the directions of what changes whole images are left out). Every deciding part (and the tag, in the
-planted class) is then drawn into unseen scenes of the class and left out of the same scenes, all else alike. A concept
-is the part's where its score tells the two apart (ROC-AUC) and its map's maximum lies on the part. The concept is
-picked on half of the scenes and reported on the other half. Beside the strict figure, in which the maximum has to lie
+For each class of a demo model, concepts are fitted as an audit fits them: as many as the class's margin needs, or as
+tell what misleads the model, by the audit's own rules, whatever the factorizer (the directions of what changes whole
+images are left out). Every deciding part (and the tag, in the planted class) is then drawn into unseen scenes of the
+class and left out of the same scenes, all else alike. A concept is the part's where its score tells the two apart
+(ROC-AUC) and its map's maximum lies on the part. The concept is picked, among all of the class, on half of the scenes
+and reported on the other half. Beside the strict figure, in which the maximum has to lie
 on the part's own pixels, "near" is the pointing game's, which forgives 1/16 of the image's side.
 """
 
@@ -22,7 +23,8 @@ from torch import nn
 
 from conceptatlas.audit.coefficients import positions_on, top_mean
 from conceptatlas.audit.context import Settings, sample
-from conceptatlas.audit.directions import CHOICE_IMAGES, CHOICE_ROWS, MarginKept
+from conceptatlas.audit.directions import CHOICE_IMAGES, CHOICE_ROWS, TELLS, TOLD_IMAGES, MarginKept
+from conceptatlas.audit.shortcuts import TOLD, told_within_labels
 from conceptatlas.concepts import choose_n_components, make_factorizer
 from conceptatlas.demo.config import SceneConfig
 from conceptatlas.demo.scenes import Scene, make_scene
@@ -33,7 +35,7 @@ from conceptatlas.importance.maps import concept_maps, peak
 
 FACTORIZERS = ("auto", "kmeans", "pca", "random")
 AUC, POINTING, NEAR = 0.9, 0.75, 1 / 16
-N_SCENES, N_AUDIT, N_PROBE, N_RIVALS = 60, 480, 64, 3
+N_SCENES, N_AUDIT, N_PROBE = 60, 480, 64
 
 
 def part_table(
@@ -41,14 +43,27 @@ def part_table(
 ) -> pd.DataFrame:
     """One row per class and deciding part (and one for the tag): AUC and pointing of its best concept."""
     prepare = Preprocess.for_model(model)
-    images = torch.stack([prepare.tensor(scene.image) for scene in _audit_scenes(config)])
+    scenes = _audit_scenes(config)
+    images = torch.stack([prepare.tensor(scene.image) for scene in scenes])
+    labels = np.array([scene.label for scene in scenes])
     cut = split(model, layer, input_size=prepare.size, probe=images[:128])
     features, predicted = _encoded(cut, images)
+    told = sample(np.arange(len(images)), TOLD_IMAGES, seed)
     rows, method = [], None
     for class_index in range(config.n_classes):
         mine = np.flatnonzero(predicted == class_index)
         count = _count(cut, images, mine, class_index, seed)
         W = _concepts(features[mine], factorizer, count, seed)
+        W = _telling(
+            cut,
+            W,
+            features[mine],
+            factorizer,
+            images[told],
+            predicted[told] == class_index,
+            labels[told] == class_index,
+            seed,
+        )
         method = method or choose_map(cut, W, images[mine][:N_PROBE], seed=seed).method  # as in an audit: once
         for row in _parts_of_class(cut, W, method, config, class_index, prepare):
             rows.append({"model": name, "layer": cut.layer.name, "factorizer": factorizer, "k": len(W), **row})
@@ -92,6 +107,22 @@ def _concepts(positions: torch.Tensor, factorizer: str, count: int, seed: int) -
     return torch.as_tensor(np.asarray(fitted.components_, np.float32))
 
 
+def _telling(
+    cut: SplitModel, W: torch.Tensor, positions: torch.Tensor, factorizer: str, images: torch.Tensor,
+    predicted: NDArray[np.bool_], labelled: NDArray[np.bool_], seed: int,
+) -> torch.Tensor:  # fmt: skip
+    """The directions, or those of the largest dictionary where it tells better what the model follows (as audits do)."""
+
+    def tells(directions: torch.Tensor) -> float:
+        return float(told_within_labels(_scores(cut, directions, images), predicted, labelled).max())
+
+    largest, told = max(Settings().candidates), tells(W)
+    if largest <= len(W) or not told < TOLD:
+        return W
+    finer = _concepts(positions, factorizer, largest, seed)
+    return finer if tells(finer) >= told + TELLS else W
+
+
 def _parts_of_class(
     cut: SplitModel, W: torch.Tensor, method: str, config: SceneConfig, class_index: int, prepare: Preprocess
 ) -> list[dict[str, object]]:
@@ -103,7 +134,8 @@ def _parts_of_class(
     for thing, scenes in without.items():
         gone = _scores(cut, W, torch.stack([prepare.tensor(scene.image) for scene in scenes]))
         first = np.array([_auc(there[half, k], gone[half, k]) for k in range(len(W))])
-        rivals = [int(k) for k in np.argsort(-first, kind="stable")[:N_RIVALS]]
+        told = int((first >= AUC).sum())
+        rivals = [int(k) for k in np.argsort(-first, kind="stable")[: max(told, 1)]]
         away = _distances(cut, W, images, complete, thing, method, rivals)
         hits, near = (np.where(np.isnan(away), np.nan, away <= most) for most in (0, NEAR * images.shape[2]))
         picked = max(range(len(rivals)), key=lambda i: (first[rivals[i]] >= AUC, np.nanmean(hits[half, i])))

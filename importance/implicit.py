@@ -93,6 +93,8 @@ def pooled_map(method: str, spatial: torch.Tensor, ends: Ends, gradients: dict[s
 def aligned(maps: torch.Tensor, offset: tuple[float, float]) -> torch.Tensor:
     """Maps (..., h, w) of cells that read the image beside their places, brought to where they read.
 
+    Cubic interpolation: a peak between two cells stays a peak, where linear interpolation would level it.
+
     Parameters
     ----------
     maps : tensor (..., h, w)
@@ -107,8 +109,8 @@ def aligned(maps: torch.Tensor, offset: tuple[float, float]) -> torch.Tensor:
 
     Examples
     --------
-    >>> aligned(torch.tensor([[0.0, 4.0], [0.0, 0.0]]), (0.0, -1.0))[0].tolist()
-    [3.0, 4.0, 4.0, 4.0]
+    >>> aligned(torch.tensor([[0.0, 0.0, 4.0, 0.0]]), (0.0, -0.5))[0].round().tolist()
+    [0.0, 0.0, 1.0, 4.0, 4.0, 1.0, 0.0, 0.0]
     """
     if offset == (0.0, 0.0):
         return maps
@@ -121,7 +123,8 @@ def aligned(maps: torch.Tensor, offset: tuple[float, float]) -> torch.Tensor:
     y, x = (2.0 * side / n - 1.0 for side, n in zip(sides, (h, w), strict=True))
     places = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None].to(maps)
     flat = maps.reshape(1, -1, h, w)
-    found = F.grid_sample(flat, places, mode="bilinear", padding_mode="border", align_corners=False)
+    found = F.grid_sample(flat, places, mode="bicubic", padding_mode="border", align_corners=False)
+    found = found.clamp(min=flat.amin((2, 3), keepdim=True))
     return found.reshape(*maps.shape[:-2], *found.shape[-2:])
 
 

@@ -258,6 +258,24 @@ def test_a_map_is_drawn_finer_before_it_is_moved_by_part_of_a_cell():
     assert where.tolist() == [5.5, 5.5]  # the corner where four cells of 7 x 7 meet, between cells 5 and 6 of 14 x 14
 
 
+def test_a_peak_between_two_cells_stays_a_peak_when_the_map_is_moved():
+    columns = torch.arange(12.0) + 0.5
+    true = 6.0  # the edge between cells 5 and 6, of which neither holds the peak's height
+    maps = torch.exp(-(((columns - true) / 1.0) ** 2)).expand(1, 1, 12, 12)
+    moved = aligned(maps, (0.0, -0.5))[0, 0, 6]
+    places = (torch.arange(24.0) + 0.5) / 2
+    assert float(places[moved.argmax()]) == pytest.approx(true - 0.5, abs=0.26)
+    assert float(moved.max()) > float(maps.max()) * 1.05
+
+
+def test_maps_that_are_moved_get_no_values_below_their_own():
+    maps = torch.zeros(2, 1, 7, 7)
+    maps[0, 0, 3, 3], maps[1] = 1.0, torch.rand(1, 7, 7) + 2
+    moved = aligned(maps, (-0.4, -0.4))
+    assert float(moved[0].min()) == 0.0
+    assert float(moved[1].min()) >= float(maps[1].min())
+
+
 def test_a_map_of_cells_that_read_at_their_places_is_left_alone():
     maps = torch.rand(2, 7, 7)
     assert aligned(maps, (0.0, 0.0)) is maps
