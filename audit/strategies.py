@@ -7,10 +7,13 @@ Estimation", NeurIPS 2023, section 4 (strategic cluster graph, prevalence, relia
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 
 from conceptatlas.audit.statistics import wilson
 from conceptatlas.importance.tabled import Tabled
@@ -101,7 +104,7 @@ def _umap(shares: np.ndarray, seed: int) -> np.ndarray:
     rooted = (np.sign(shares) * np.sqrt(np.abs(shares))).astype(np.float32)
     neighbours = min(15, len(shares) - 1)
     distances, indices = NearestNeighbors(n_neighbors=neighbours).fit(rooted).kneighbors(rooted)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _kept_threads():
         warnings.simplefilter("ignore")  # deprecations inside umap and numba, and "n_jobs overridden by the seed"
         from umap import UMAP
 
@@ -118,6 +121,16 @@ def _umap(shares: np.ndarray, seed: int) -> np.ndarray:
             precomputed_knn=(indices, distances.astype(np.float32)),
         )
         return np.asarray(model.fit_transform(rooted), dtype=np.float64)
+
+
+@contextmanager
+def _kept_threads() -> Iterator[None]:
+    """Leave torch as many threads as it had: numba, when it first runs, gives OpenMP all of the machine's."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _principal_plane(shares: np.ndarray) -> np.ndarray:

@@ -1,5 +1,8 @@
 """Strategies: prevalence, reliability, and a plane where images of one strategy lie together."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -78,3 +81,13 @@ def test_a_single_concept_needs_no_plane():
     found = find_strategies(np.ones((20, 1)), np.ones(20))
     assert found.embedding == "none"
     assert found.table["prevalence"].tolist() == [1.0]
+
+
+@pytest.mark.slow
+def test_umap_leaves_torch_the_threads_that_it_was_given():
+    program = (
+        "import numpy as np, torch; from conceptatlas.audit.strategies import embed; torch.set_num_threads(1);"
+        "print(embed(np.random.default_rng(0).dirichlet(np.ones(4), 40), seed=0)[1], torch.get_num_threads())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["umap", "1"]
