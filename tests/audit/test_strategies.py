@@ -86,7 +86,7 @@ def test_a_single_concept_needs_no_plane():
 @pytest.mark.slow
 def test_umap_leaves_torch_the_threads_that_it_was_given():
     program = (
-        "import numpy as np, torch; from conceptatlas.audit.strategies import embed; torch.set_num_threads(1);"
+        "import numpy as np, torch; torch.set_num_threads(1); from conceptatlas.audit.strategies import embed;"
         "print(embed(np.random.default_rng(0).dirichlet(np.ones(4), 40), seed=0)[1], torch.get_num_threads())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
