@@ -27,8 +27,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from conceptatlas.importance.maps import map_methods, nnls_transform, paired_maps, upsample
-from conceptatlas.importance.occlusion import FILLS, SIDE, Transform, cover, discs, occlusion_maps, pooled_coefficients
+from conceptatlas.importance.maps import concept_maps, map_methods, nnls_transform, paired_maps, upsample
+from conceptatlas.importance.occlusion import FILLS, SIDE, Transform, cover, discs, pooled_coefficients
 from conceptatlas.importance.tabled import Tabled
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def choose_map(
     candidates = list(methods) if methods is not None else map_methods(split_model)
     if len(rows) == 0:
         return _untested(candidates, len(W))
-    test = _CoverTest.run(split_model, images[rows], coefficients, pooled[rows], shown[rows], seed, batch_size)
+    test = _CoverTest.run(split_model, W, images[rows], coefficients, pooled[rows], shown[rows], seed, batch_size)
     maps = test.maps(candidates)
     choice = test.choice(maps)
     if methods is None and not choice.known.any():
@@ -171,6 +171,7 @@ class _CoverTest:
     """What the covers of a few images did to every concept, and what candidates make of it."""
 
     split_model: SplitModel
+    W: np.ndarray | torch.Tensor
     images: torch.Tensor  # (M, 3, H, W), those that were covered
     transform: Transform
     before: torch.Tensor  # (M, k): coefficients uncovered
@@ -183,6 +184,7 @@ class _CoverTest:
     def run(
         cls,
         split_model: SplitModel,
+        W: np.ndarray | torch.Tensor,
         images: torch.Tensor,
         transform: Transform,
         before: torch.Tensor,
@@ -198,19 +200,19 @@ class _CoverTest:
             covered = _covered(image.repeat(len(places), 1, 1, 1), places, first=turn)
             after.append(pooled_coefficients(split_model, covered, transform, batch_size=batch_size, pool=strongest))
         falls = _share_gone(before[row, concept][:, None], torch.stack(after)[row, :, concept])
-        return cls(split_model, images, transform, before, pairs, falls, seed, batch_size)
+        return cls(split_model, W, images, transform, before, pairs, falls, seed, batch_size)
 
     def maps(self, methods: Sequence[str]) -> dict[str, torch.Tensor]:
         """Each candidate's map of each pair, (P, h, w)."""
         row, concept = self.pairs.unbind(dim=1)
-        shared = [method for method in methods if method != "occlusion"]
+        by_gradients = [method for method in methods if "@" in method]
         maps: dict[str, torch.Tensor] = {}
-        if shared:
-            maps = paired_maps(self.split_model, self.images[row], concept, self.transform, methods=shared)
-        if "occlusion" in methods:
-            everything = list(range(self.before.shape[1]))
-            slow = occlusion_maps(self.split_model, self.images, self.transform, concepts=everything)
-            maps["occlusion"] = slow[row, concept]
+        if by_gradients:
+            maps = paired_maps(self.split_model, self.images[row], concept, self.transform, methods=by_gradients)
+        for method in methods:
+            if method not in maps:  # of all concepts at once: an image is encoded once, not once for each concept
+                found = concept_maps(self.split_model, self.W, self.images, method=method, transform=self.transform)
+                maps[method] = found[row, concept]
         return {method: maps[method] for method in methods}
 
     def choice(self, maps: dict[str, torch.Tensor]) -> MapChoice:
