@@ -6,7 +6,8 @@ Images are scenes of the demo; over images one class of the demo's network is fi
 features, concepts and classes the model is a wide layer of random filters, whose outputs are scaled so that all classes
 are predicted about equally often. `overhead` compares what an audit does beyond
 its forward passes with these, for DeiT-tiny on 2,000 images: the photographs in ``CONCEPTATLAS_REAL_DATA``, and mirrored
-and cropped copies of them (skipped where that is not set).
+and cropped copies of them (skipped where that is not set). It is measured for all classes that an audit fits, and for
+those of a hundred images and more: part of it is spent on every class, however small.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ STAGES = {  # functions of conceptatlas.audit.classes -> what they are called he
 PARTS = ("images", "features", "concepts", "classes", "overhead", "projection")
 FULL = {"images": (1000, 4000, 16000), "features": (64, 256, 1024), "concepts": (5, 10, 20), "classes": (4, 8, 16)}
 QUICK = {"images": (200, 400), "features": (32, 64), "concepts": (3, 6), "classes": (2, 4)}
+LEAST_IMAGES = (20, 100)  # of a class that is fitted: the default, and classes of hundreds, as ImageNet's are
 IMAGENET = {"images": 1_281_167, "classes": 1000}
 
 
@@ -178,7 +180,7 @@ def measure_point(point: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out, meter.stage("the rest"):
         atlas = audit(
             model, point["folder"], out=Path(out) / "run", n_concepts=point["k"], device=point["device"],
-            min_images=20, progress=False, settings=Settings(), **options,
+            min_images=point.get("min_images", 20), progress=False, settings=Settings(), **options,
         )  # fmt: skip
         fitted = [atlas[name].n_images for name in atlas]
     return {
@@ -237,9 +239,9 @@ def grow(axis: str, sizes: tuple[int, ...], folders: dict[int, Path], device: st
     return points
 
 
-def measure_overhead(folder: Path, device: str) -> dict[str, Any]:
+def measure_overhead(folder: Path, device: str, min_images: int) -> dict[str, Any]:
     """Measure the audit of DeiT-tiny and print what it does beyond the forward passes."""
-    point = run_point(model="deit", folder=str(folder), k=10, device=device, compiled=True)
+    point = run_point(model="deit", folder=str(folder), k=10, device=device, compiled=True, min_images=min_images)
     seconds = point["seconds"]
     forward = seconds["extract"]
     beyond = sum(seconds.values()) - forward - seconds["load and choose layer"]
@@ -305,7 +307,7 @@ def main() -> None:
         if real and {"overhead", "projection"} & set(given.parts):
             count = 200 if given.quick else given.photographs
             write_photographs(root / "photographs", Path(real), count)
-            points.append(measure_overhead(root / "photographs", given.device))
+            points += [measure_overhead(root / "photographs", given.device, least) for least in LEAST_IMAGES]
             project(points[-1], count, given.gpu_images, given.workers)
     if given.json:
         given.json.write_text(json.dumps(points, indent=1))
