@@ -67,6 +67,7 @@ def part_table(context: Context, pool: Pool, tree: ConceptTree, view_of: dict[in
     """Return the crops of every part, strongest first and one per image (see `COLUMNS`)."""
     grid = context.store.grid
     positions = grid[0] * grid[1]
+    beside = context.split.reading_offset()
     records = []
     for node in tree.nodes:
         if node.parent is None:
@@ -76,13 +77,15 @@ def part_table(context: Context, pool: Pool, tree: ConceptTree, view_of: dict[in
         strongest = list(dict.fromkeys(image for image, _ in places))
         for rank, image in enumerate(strongest[:CROPS_PER_PART]):
             row = int(pool.rows[image])
-            box = cell_box(first[image], (int(grid[0]), int(grid[1])), pool.views[image].size)
+            box = cell_box(first[image], (int(grid[0]), int(grid[1])), pool.views[image].size, beside)
             records.append((node.id, rank, context.images["sample_id"].iloc[row], view_of.get(row), *box))
     return pd.DataFrame(records, columns=COLUMNS)
 
 
-def cell_box(position: int, grid: tuple[int, int], size: tuple[int, int]) -> Box:
-    """Return the square (left, top, right, bottom) around one position of a grid, in pixels of a view.
+def cell_box(
+    position: int, grid: tuple[int, int], size: tuple[int, int], beside: tuple[float, float] = (0.0, 0.0)
+) -> Box:
+    """Return the square (left, top, right, bottom) around what one position of a grid reads, in pixels of a view.
 
     Parameters
     ----------
@@ -92,6 +95,8 @@ def cell_box(position: int, grid: tuple[int, int], size: tuple[int, int]) -> Box
         (rows, columns).
     size
         (width, height) of the view.
+    beside
+        How far below and to the right of its place a position reads the image, in cells (`SplitModel.reading_offset`).
 
     Examples
     --------
@@ -102,6 +107,6 @@ def cell_box(position: int, grid: tuple[int, int], size: tuple[int, int]) -> Box
     row, column = divmod(position, columns)
     shorter = min(width, height)
     side = int(np.clip(_CELLS * max(width / columns, height / rows), SMALLEST_CROP * shorter, shorter))
-    left = int(np.clip((column + 0.5) * width / columns - side / 2, 0, width - side))
-    top = int(np.clip((row + 0.5) * height / rows - side / 2, 0, height - side))
+    left = int(np.clip((column + 0.5 + beside[1]) * width / columns - side / 2, 0, width - side))
+    top = int(np.clip((row + 0.5 + beside[0]) * height / rows - side / 2, 0, height - side))
     return left, top, left + side, top + side

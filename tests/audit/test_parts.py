@@ -29,11 +29,20 @@ def test_the_box_of_a_cell_lies_in_the_view_around_the_cell(position):
     assert right - left == bottom - top
 
 
+def test_the_box_is_moved_to_where_the_cell_reads_but_stays_in_the_view():
+    at_its_place = cell_box(24, (7, 7), (210, 210))
+    moved = cell_box(24, (7, 7), (210, 210), (-0.5, 0.4))
+    assert (moved[0] - at_its_place[0], moved[1] - at_its_place[1]) == (12, -15)
+    assert cell_box(0, (7, 7), (210, 210), (-0.5, -0.5)) == cell_box(0, (7, 7), (210, 210))
+
+
 def test_a_part_has_one_crop_per_image_where_it_is_strongest():
     root = ConceptNode(0, None, 0, 0, "late", (1.0,), 0.5, 80, 3)
     part = ConceptNode(1, 0, 0, 1, "early", (1.0,), 0.2, 9, 2, examples=(35, 16, 34))
     context = SimpleNamespace(
-        store=SimpleNamespace(grid=(4, 4)), images=pd.DataFrame({"sample_id": [f"{i}.png" for i in range(20)]})
+        store=SimpleNamespace(grid=(4, 4)),
+        split=SimpleNamespace(reading_offset=lambda: (0.0, 0.0)),
+        images=pd.DataFrame({"sample_id": [f"{i}.png" for i in range(20)]}),
     )
     table = part_table(context, pool(), ConceptTree((root, part), ("late", "early")), {11: "views/b", 12: "views/c"})
     assert table["sample_id"].tolist() == ["12.png", "11.png"]
