@@ -116,7 +116,7 @@ def test_a_single_logit_is_kept_by_its_sign():
 
 @pytest.mark.parametrize(
     ("share", "n", "taken"),
-    [(0.95, 100, True), (0.93, 115, True), (0.90, 115, False), (0.85, 10, False), (0.90, 10, True), (0.94, 4000, False)],
+    [(0.95, 100, True), (0.93, 115, True), (0.90, 115, False), (0.85, 10, False), (0.9, 10, True), (0.94, 4000, False)],
 )
 def test_a_share_that_falls_short_of_95_percent_only_by_chance_is_enough(share, n, taken):
     row = {"positions_followed": share, "n_decided": n, "n_images": n, "prefix_replaced": 1.0}
