@@ -14,7 +14,6 @@ from conceptatlas.extraction.split import SplitModel
 
 KEPT_SHARE = 0.98  # of the predictions, when the prefix tokens are replaced by their mean
 FOLLOWED_SHARE = 0.95  # of the predictions that go with either, when prefix tokens are exchanged between images
-_LEAST_FOLLOWED, _Z95 = 0.9, 1.645  # what is seen on few images may fall short of it by chance, but not below 0.9
 _MIN_EXCHANGED = 8
 STRUCTURAL_DEPTH = 2 / 3  # share of the blocks before the cut that is taken where nothing was measured
 _MAX_PROBE = 128
@@ -26,9 +25,8 @@ def choose_layer(halves: SplitModel, probe: torch.Tensor | None = None) -> Split
 
     Where no prefix token can take the image's content, that is the last spatial layer. Otherwise every image of
     ``probe`` gets the prefix tokens of an image of another predicted class, and it is the deepest block after which at
-    least 95 % of the predictions that go with either image go with the positions, or no fewer than that by more than
-    chance: on a hundred images the share is off by 2 %. (Images that the model is unsure of change their prediction at
-    any layer, so the share of predictions that are merely kept says less.) Where the probe
+    least 95 % of the predictions that go with either image go with the positions. (Images that the model is unsure of
+    change their prediction at any layer, so the share of predictions that are merely kept says less.) Where the probe
     images are all of one class, it is the deepest block after which replacing the prefix tokens by their mean keeps at
     least 98 % of the predictions. Without a probe it is the deepest block that has no prefix tokens, where half of the
     blocks are such, else the one with two thirds of the blocks before the cut: on DeiT-tiny, and 100 photographs, the
@@ -102,12 +100,11 @@ def _measured(halves: SplitModel, candidates: Sequence[CutPoint], probe: torch.T
 def _image_is_in_positions(row: dict[str, Any], n_candidates: int) -> str | None:
     """Return why a layer is taken, or None where the prefix tokens hold too much of the image."""
     if row["positions_followed"] is not None:
-        chance = _Z95 * (FOLLOWED_SHARE * (1 - FOLLOWED_SHARE) / row["n_decided"]) ** 0.5
-        if row["positions_followed"] < max(FOLLOWED_SHARE - chance, _LEAST_FOLLOWED):
+        if row["positions_followed"] < FOLLOWED_SHARE:
             return None
         return (
             f"the deepest of {n_candidates} layers where, with prefix tokens exchanged between images of different "
-            f"predictions, {FOLLOWED_SHARE:.0%} of the predictions go with the positions, or fewer only by chance "
+            f"predictions, at least {FOLLOWED_SHARE:.0%} of the predictions go with the positions "
             f"({row['positions_followed']:.2f} of {row['n_decided']} on {row['n_images']} images)"
         )
     if row["prefix_replaced"] < KEPT_SHARE:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from conceptatlas.extraction.errors import UserError
-from conceptatlas.extraction.probe import _image_is_in_positions, kept_shares
+from conceptatlas.extraction.probe import kept_shares
 from conceptatlas.extraction.split import split
 
 REAL = os.environ.get("CONCEPTATLAS_REAL_DATA")
@@ -112,15 +112,6 @@ def test_a_single_logit_is_kept_by_its_sign():
     model = PlantedViT(2).eval()
     model.head = nn.Linear(16, 1)
     assert split(model, input_size=(16, 16), probe=colours()).layer.name == "blocks.1"
-
-
-@pytest.mark.parametrize(
-    ("share", "n", "taken"),
-    [(0.95, 100, True), (0.93, 115, True), (0.90, 115, False), (0.85, 10, False), (0.9, 10, True), (0.94, 4000, False)],
-)
-def test_a_share_that_falls_short_of_95_percent_only_by_chance_is_enough(share, n, taken):
-    row = {"positions_followed": share, "n_decided": n, "n_images": n, "prefix_replaced": 1.0}
-    assert (_image_is_in_positions(row, 12) is not None) == taken
 
 
 @pytest.mark.slow
