@@ -65,9 +65,8 @@ def find_parts(context: Context, pool: Pool, directions: torch.Tensor, view_of: 
 
 def part_table(context: Context, pool: Pool, tree: ConceptTree, view_of: dict[int, str]) -> pd.DataFrame:
     """Return the crops of every part, strongest first and one per image (see `COLUMNS`)."""
-    grid = context.store.grid
+    grid = (int(context.store.grid[0]), int(context.store.grid[1]))
     positions = grid[0] * grid[1]
-    beside = context.split.reading_offset()
     records = []
     for node in tree.nodes:
         if node.parent is None:
@@ -75,9 +74,10 @@ def part_table(context: Context, pool: Pool, tree: ConceptTree, view_of: dict[in
         places = [divmod(i, positions) for i in node.examples]
         first = dict(reversed(places))
         strongest = list(dict.fromkeys(image for image, _ in places))
+        beside = context.split.reading_offset(node.layer, grid=grid)  # of the layer that the part was found at
         for rank, image in enumerate(strongest[:CROPS_PER_PART]):
             row = int(pool.rows[image])
-            box = cell_box(first[image], (int(grid[0]), int(grid[1])), pool.views[image].size, beside)
+            box = cell_box(first[image], grid, pool.views[image].size, beside)
             records.append((node.id, rank, context.images["sample_id"].iloc[row], view_of.get(row), *box))
     return pd.DataFrame(records, columns=COLUMNS)
 

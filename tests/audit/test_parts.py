@@ -36,18 +36,18 @@ def test_the_box_is_moved_to_where_the_cell_reads_but_stays_in_the_view():
     assert cell_box(0, (7, 7), (210, 210), (-0.5, -0.5)) == cell_box(0, (7, 7), (210, 210))
 
 
-def test_a_part_has_one_crop_per_image_where_it_is_strongest():
+def test_a_part_has_one_crop_per_image_where_it_is_strongest_at_its_own_layer():
     root = ConceptNode(0, None, 0, 0, "late", (1.0,), 0.5, 80, 3)
     part = ConceptNode(1, 0, 0, 1, "early", (1.0,), 0.2, 9, 2, examples=(35, 16, 34))
     context = SimpleNamespace(
         store=SimpleNamespace(grid=(4, 4)),
-        split=SimpleNamespace(reading_offset=lambda: (0.0, 0.0)),
+        split=SimpleNamespace(reading_offset=lambda layer, grid: {"late": (0.5, 0.5), "early": (0.0, -0.2)}[layer]),
         images=pd.DataFrame({"sample_id": [f"{i}.png" for i in range(20)]}),
     )
     table = part_table(context, pool(), ConceptTree((root, part), ("late", "early")), {11: "views/b", 12: "views/c"})
     assert table["sample_id"].tolist() == ["12.png", "11.png"]
     assert table["view"].tolist() == ["views/c", "views/b"]
-    assert tuple(table.loc[0, ["left", "top", "right", "bottom"]]) == cell_box(3, (4, 4), (64, 64))
+    assert tuple(table.loc[0, ["left", "top", "right", "bottom"]]) == cell_box(3, (4, 4), (64, 64), (0.0, -0.2))
 
 
 def test_maps_of_images_are_those_of_the_concepts_that_count_most_and_stored_once():
