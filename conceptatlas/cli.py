@@ -336,6 +336,7 @@ def _interrupted(_signal: int, _frame: object) -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line: exit code 0 (done), 1 (a gate failed), 2 (the user's mistake), 130 and 143 (stopped)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read as torch loads: threads that wait take no processor time
     signal.signal(signal.SIGTERM, _interrupted)
     try:
         sys.exit(app(arguments, standalone_mode=False) or 0)

@@ -28,6 +28,19 @@ def test_help_answers_without_importing_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_leave_the_processor_to_others_unless_told_not_to(given, expected):
+    code = (
+        "import os, sys\nfrom conceptatlas.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    env |= {"OMP_WAIT_POLICY": given} if given else {}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert done.stdout.split()[-2:] == [expected, "False"]
+
+
 def test_help_takes_less_than_a_second_of_cpu():
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert run("--help").returncode == 0
