@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ CHOICE_IMAGES = 32  # at least so many images
 TELLS = 0.05  # by how much a larger dictionary has to tell better what the model follows (AUC)
 TOLD_IMAGES = 240  # images that it is measured on
 FOLD_ROWS = 4000  # rows of each half that a concept is sought in again
+
+_Dictionary = TypeVar("_Dictionary")
 
 
 def fit_directions(context: Context, rows: np.ndarray, index: int) -> tuple[torch.Tensor, ImageWide, dict[str, Any]]:
@@ -60,7 +63,13 @@ def fit_directions(context: Context, rows: np.ndarray, index: int) -> tuple[torc
     automatic = settings.n_concepts == "auto"
     factorizer = _factorized(activations, int(n_concepts), signed, settings)
     if automatic:
-        factorizer = _telling(context, index, factorizer, activations, signed)
+        factorizer = telling(
+            factorizer,
+            len(factorizer.components_),
+            max(settings.candidates),
+            lambda k: _factorized(activations, k, signed, settings),
+            lambda one: told_apart(context, index, one.components_),
+        )
     components = np.asarray(factorizer.components_, np.float32)
     n_concepts = len(components)
     stability = fold_stability(activations, images, components, settings)
@@ -89,19 +98,33 @@ def _factorized(activations: np.ndarray, n_concepts: int, signed: bool, settings
         return factorizer.fit(activations)
 
 
-def _telling(context: Context, index: int, chosen: Factorizer, activations: np.ndarray, signed: bool) -> Factorizer:
+def telling(
+    chosen: _Dictionary,
+    size: int,
+    largest: int,
+    fit: Callable[[int], _Dictionary],
+    tells: Callable[[_Dictionary], float],
+) -> _Dictionary:
     """Return the chosen dictionary, or the largest candidate where that tells by far better what the model follows.
 
     The number of concepts is chosen by what explains and comes back. What misleads the model may be small and share a
     concept with something else then: nothing in the dictionary tells which images of one label are called the class
     (`told_apart`).
+
+    Parameters
+    ----------
+    chosen, size
+        The dictionary, and how many concepts it has.
+    largest, fit
+        The largest candidate, and what fits a dictionary of so many concepts.
+    tells
+        How well the best concept of a dictionary tells it: an AUC, NaN where nothing can be told.
     """
-    largest = max(context.settings.candidates)
-    told = told_apart(context, index, chosen.components_)
-    if largest <= len(chosen.components_) or not told < TOLD:
+    told = tells(chosen)
+    if largest <= size or not told < TOLD:
         return chosen
-    finer = _factorized(activations, largest, signed, context.settings)
-    return finer if told_apart(context, index, finer.components_) >= told + TELLS else chosen
+    finer = fit(largest)
+    return finer if tells(finer) >= told + TELLS else chosen
 
 
 def told_apart(context: Context, index: int, components: Any) -> float:

@@ -23,8 +23,8 @@ from torch import nn
 
 from conceptatlas.audit.coefficients import positions_on, top_mean
 from conceptatlas.audit.context import Settings, sample
-from conceptatlas.audit.directions import CHOICE_IMAGES, CHOICE_ROWS, TELLS, TOLD_IMAGES, MarginKept
-from conceptatlas.audit.shortcuts import TOLD, told_within_labels
+from conceptatlas.audit.directions import CHOICE_IMAGES, CHOICE_ROWS, TOLD_IMAGES, MarginKept, telling
+from conceptatlas.audit.shortcuts import told_within_labels
 from conceptatlas.concepts import choose_n_components, make_factorizer
 from conceptatlas.demo.config import SceneConfig
 from conceptatlas.demo.scenes import Scene, make_scene
@@ -54,15 +54,13 @@ def part_table(
         mine = np.flatnonzero(predicted == class_index)
         count = _count(cut, images, mine, class_index, seed)
         W = _concepts(features[mine], factorizer, count, seed)
-        W = _telling(
-            cut,
+        sides = predicted[told] == class_index, labels[told] == class_index
+        W = telling(
             W,
-            features[mine],
-            factorizer,
-            images[told],
-            predicted[told] == class_index,
-            labels[told] == class_index,
-            seed,
+            len(W),
+            max(Settings().candidates),
+            functools.partial(_concepts, features[mine], factorizer, seed=seed),
+            lambda one, sides=sides: float(told_within_labels(_scores(cut, one, images[told]), *sides).max()),
         )
         method = method or choose_map(cut, W, images[mine][:N_PROBE], seed=seed).method  # as in an audit: once
         for row in _parts_of_class(cut, W, method, config, class_index, prepare):
@@ -105,22 +103,6 @@ def _concepts(positions: torch.Tensor, factorizer: str, count: int, seed: int) -
     A = flat[taken.sort().values].numpy()
     fitted = make_factorizer(factorizer, count, signed=bool((A < 0).any()), seed=seed).fit(A)
     return torch.as_tensor(np.asarray(fitted.components_, np.float32))
-
-
-def _telling(
-    cut: SplitModel, W: torch.Tensor, positions: torch.Tensor, factorizer: str, images: torch.Tensor,
-    predicted: NDArray[np.bool_], labelled: NDArray[np.bool_], seed: int,
-) -> torch.Tensor:  # fmt: skip
-    """The directions, or those of the largest dictionary where it tells better what the model follows (as audits do)."""
-
-    def tells(directions: torch.Tensor) -> float:
-        return float(told_within_labels(_scores(cut, directions, images), predicted, labelled).max())
-
-    largest, told = max(Settings().candidates), tells(W)
-    if largest <= len(W) or not told < TOLD:
-        return W
-    finer = _concepts(positions, factorizer, largest, seed)
-    return finer if tells(finer) >= told + TELLS else W
 
 
 def _parts_of_class(

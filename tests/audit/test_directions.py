@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from conceptatlas.audit import directions
 from conceptatlas.audit.context import Settings
-from conceptatlas.audit.directions import MarginKept, told_apart
+from conceptatlas.audit.directions import MarginKept, telling, told_apart
 from conceptatlas.concepts import choose_n_components
 from conceptatlas.extraction import Features
 
@@ -90,25 +89,22 @@ def test_where_predictions_are_labels_there_is_nothing_to_tell():
     assert np.isnan(told_apart(context, 1, fine))
 
 
-@pytest.mark.parametrize(("first", "taken"), [("blunt", 3), ("fine", 3)])
-def test_the_larger_dictionary_is_taken_only_where_it_tells_better(first, taken, monkeypatch):
+@pytest.mark.parametrize(("first", "tried"), [("blunt", [3]), ("fine", [])])
+def test_the_larger_dictionary_is_fitted_only_where_the_chosen_one_does_not_tell(first, tried):
     context, blunt, fine = mixed()
-    chosen = SimpleNamespace(components_=blunt if first == "blunt" else fine)
-    tried = []
+    fitted = []
 
-    def factorized(activations, k, signed, settings):
-        tried.append(k)
-        return SimpleNamespace(components_=fine)
+    def fit(k):
+        fitted.append(k)
+        return fine
 
-    monkeypatch.setattr(directions, "_factorized", factorized)
-    found = directions._telling(context, 1, chosen, np.zeros((4, 12)), False)
-    assert len(found.components_) == taken
-    assert tried == ([3] if first == "blunt" else [])
+    chosen = blunt if first == "blunt" else fine
+    found = telling(chosen, len(chosen), 3, fit, lambda one: told_apart(context, 1, one))
+    assert found is fine
+    assert fitted == tried
 
 
-def test_a_larger_dictionary_that_tells_no_better_is_not_taken(monkeypatch):
+def test_a_larger_dictionary_that_tells_no_better_is_not_taken():
     context, blunt, _ = mixed()
-    chosen = SimpleNamespace(components_=blunt)
-    bad = SimpleNamespace(components_=np.eye(3, 12)[[0, 1, 1]])
-    monkeypatch.setattr(directions, "_factorized", lambda *_: bad)
-    assert directions._telling(context, 1, chosen, np.zeros((4, 12)), False) is chosen
+    bad = np.eye(3, 12)[[0, 1, 1]]
+    assert telling(blunt, len(blunt), 3, lambda k: bad, lambda one: told_apart(context, 1, one)) is blunt
