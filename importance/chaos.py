@@ -31,6 +31,9 @@ from conceptatlas.importance.masks import Masks, Values
 FIRST_DESIGNS = 8
 """Designs of the first fit; doubled until two fits agree."""
 
+N_PARTS = 8
+"""Parts of a design, each left out once: as many replicates of the indices."""
+
 _ROUNDS = 3  # of the fit, each with what the last one says of sizes and noise
 _PRODUCTS = 3.0  # expected square of a product of two linear terms, over that of the linear ones and over k
 _VALUE_NOISE, _SLOPE_NOISE = 0.05, 0.2  # shares of the squares that the first round takes for noise
@@ -103,7 +106,7 @@ def _legendre(x: Values, degree: int, *, slope: bool = False) -> Values:
     return legendre.legval(x, legendre.legder(coefficients) if slope else coefficients)
 
 
-def fit_chaos(masks: Masks, values: Values, gradients: Values, *, n_parts: int = 8) -> Estimate:
+def fit_chaos(masks: Masks, values: Values, gradients: Values, *, n_parts: int = N_PARTS) -> Estimate:
     """Fit the chaos of B functions to values and gradients on one design, and return its total indices.
 
     Parameters
@@ -309,10 +312,10 @@ def chaos_indices(
     size, active = min(FIRST_DESIGNS, most // 2) if n_designs is None else most // 2, np.arange(n_functions)
     values, gradients = evaluate(points[:size], active)
     latest = fit_chaos(points[:size], values, gradients, n_parts=0)
-    replicates = np.zeros((8, *latest.total.shape))
+    replicates = np.zeros((min(N_PARTS, most), *latest.total.shape))
     result = Estimate(latest.total.copy(), replicates, latest.slack.copy(), latest.beyond.copy())
     while size < most and len(active):
-        reach = most if n_designs is not None else min(2 * size, most)
+        reach = most if n_designs is not None or most < 2 * FIRST_DESIGNS else min(2 * size, most)
         more_values, more_gradients = evaluate(points[size:reach], active)
         values, gradients = np.concatenate([values, more_values]), np.concatenate([gradients, more_gradients])
         size = reach

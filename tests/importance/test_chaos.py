@@ -71,6 +71,16 @@ def test_a_fixed_number_of_designs_is_kept():
     assert sum(sizes) == 20
 
 
+@pytest.mark.parametrize("options", [{"n_designs": 4}, {"n_designs": 7}, {"n_designs": None, "max_designs": 5}])
+def test_fewer_designs_than_parts_to_leave_out_will_do(options):
+    def evaluate(masks, which):
+        return masks.sum(1)[:, None], np.ones_like(masks)[:, :, None]
+
+    found = chaos_indices(evaluate, 3, 1, **{"max_designs": 64, "tolerance": 0.0, "seed": 0} | options)
+    low, high = found.interval(0.95)
+    assert ((low <= 1 / 3) & (high >= 1 / 3)).all()
+
+
 def test_distance_is_half_the_sum_of_differences_of_shares():
     first, second = np.array([[2.0], [2.0]]), np.array([[1.0], [0.0]])
     assert distance(first, second).tolist() == [0.5]
