@@ -16,6 +16,7 @@ from conceptatlas.concepts.nnls import nnls
 from conceptatlas.concepts.rows import Rows, as_rows, as_tensor, is_store
 from conceptatlas.concepts.sweeps import few_threads
 from conceptatlas.extraction.errors import UserError
+from conceptatlas.extraction.products import by_onednn
 
 
 class Factorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -59,7 +60,7 @@ class Factorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         rows = as_rows(self._checked(A, reset=True))
         self._check_parameters(rows)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        with few_threads(rows.shape[0] * (self.n_components + rows.shape[1] // 8)):
+        with few_threads(rows.shape[0] * (self.n_components + rows.shape[1] // 8)), by_onednn():
             components, error, n_iter, converged = self._fit(rows, seed)
         self.components_ = components if isinstance(A, torch.Tensor) else components.cpu().numpy()
         self.reconstruction_err_ = float(error)

@@ -17,6 +17,7 @@ from conceptatlas.extraction.features import Features, to_features, to_value
 from conceptatlas.extraction.locality import reading_offset
 from conceptatlas.extraction.pairs import Stretch, as_pair
 from conceptatlas.extraction.points import CutPoint
+from conceptatlas.extraction.products import products_by_onednn
 from conceptatlas.extraction.tracing import OutputFunction, evaluated
 
 __all__ = ["Features", "SplitModel", "split"]
@@ -173,7 +174,7 @@ class SplitModel:
 
     def _run(self, start: CutPoint | None, stop: CutPoint | None, value: torch.Tensor) -> Any:
         part: Stretch = self._anatomy.stretch(self._root, start, stop)
-        with self._evaluated():
+        with self._evaluated(), products_by_onednn():
             return part(value)
 
     @contextmanager

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from conceptatlas.importance.recomposition import Decomposition, in_batches, select, with_positions
+from conceptatlas.importance.recomposition import Decomposition, differentiated, in_batches, select, with_positions
 from conceptatlas.importance.targets import as_target
 
 ContributionMethod = Literal["gradient", "integrated", "occlusion"]
@@ -163,7 +163,7 @@ def slope(parts: Decomposition, features: Any) -> Tensor:
 
 def value_and_slope(parts: Decomposition, features: Any) -> tuple[Tensor, Tensor]:
     """Return the target ``(B,)`` and its gradient by the positions, ``(B, P, p)``, from one pass."""
-    with torch.inference_mode(False), torch.enable_grad():
+    with differentiated(parts.split_model):
         leaf = features.positions.detach().clone().requires_grad_()
         value = parts.target(parts.split_model.head(with_positions(features, leaf)))
         return value.detach(), torch.autograd.grad(value.sum(), leaf)[0]

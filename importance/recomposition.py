@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conceptatlas.importance.implicit import frozen
 from conceptatlas.importance.masks import Masks, Values
 from conceptatlas.importance.targets import Target
 
@@ -187,7 +189,7 @@ class Decomposition:
             (slope,) = torch.autograd.grad(value.sum(), leaf)
             return value.detach(), slope
 
-        with torch.inference_mode(False), torch.enable_grad():
+        with differentiated(self.split_model):
             which, repeated = self._crossed(masks, images)
             pieces = list(in_batches(some, len(which), self.rows()))
         shape = (len(masks), len(images))
@@ -196,7 +198,7 @@ class Decomposition:
 
     def is_differentiable(self) -> bool:
         """Say whether the target of the first image carries a gradient."""
-        with torch.inference_mode(False), torch.enable_grad():
+        with differentiated(self.split_model):
             first = torch.zeros(1, dtype=torch.long, device=self.directions.device)
             leaf = torch.ones(1, self.n_concepts).to(self.directions).requires_grad_()
             value = self.score(first, leaf)
@@ -207,6 +209,15 @@ class Decomposition:
         which = torch.as_tensor(np.tile(images, len(masks)), device=device)
         repeated = torch.as_tensor(masks).to(self.directions).repeat_interleave(len(images), dim=0)
         return which, repeated
+
+
+@contextmanager
+def differentiated(split_model: Any) -> Iterator[None]:
+    """Build graphs of gradients meanwhile, also within inference mode, and none by the weights of the model."""
+    model = getattr(split_model, "model", None)
+    weights = frozen(model) if isinstance(model, torch.nn.Module) else nullcontext()
+    with torch.inference_mode(False), torch.enable_grad(), weights:
+        yield
 
 
 def with_positions(features: Any, positions: Tensor, prefix: Tensor | None = None) -> Any:

@@ -27,7 +27,7 @@ def test_the_choice_does_not_depend_on_the_scale():
     assert plain.n_components == scaled.n_components
     # Rounding differs with the scale, and at 12 concepts of rank 8 it decides how the spare ones share the noise.
     up_to_rank = plain.curve["n_components"] <= 8
-    assert plain.curve["score"][up_to_rank].to_numpy() == pytest.approx(scaled.curve["score"][up_to_rank], rel=1e-3)
+    assert plain.curve["score"][up_to_rank].to_numpy() == pytest.approx(scaled.curve["score"][up_to_rank], rel=2e-3)
 
 
 def test_the_curve_holds_what_it_was_chosen_from():
