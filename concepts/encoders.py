@@ -15,6 +15,7 @@ from PIL import Image
 
 from conceptatlas.concepts.pretrained import Source, resolve_source
 from conceptatlas.extraction.errors import UserError
+from conceptatlas.extraction.products import products_by_onednn
 
 _LOG = logging.getLogger(__name__)
 TEMPLATES: tuple[str, ...] = (
@@ -144,7 +145,8 @@ class OpenClipEncoder:
     @torch.inference_mode()
     def _batch(self, items: list[Any], encode: Any) -> np.ndarray:
         try:
-            return encode(items).float().cpu().numpy()
+            with products_by_onednn():
+                return encode(items).float().cpu().numpy()
         except torch.cuda.OutOfMemoryError:
             if len(items) == 1:
                 raise

@@ -3,7 +3,7 @@
 On x86, PyTorch multiplies float32 matrices with Intel's MKL, which on AMD processors runs the kernels of AVX2, whatever
 else they can do. oneDNN, another part of PyTorch, has float32 kernels for AVX-512, and is asked only where less than
 float32 is allowed. On processors that have nothing faster than float32 it takes these kernels then. Whether it does is
-measured before it is used: the error of a product must be as small as MKL's. Measured on an EPYC 9005, one thread:
+measured before it is used: the error of a product must be that of float32. Measured on an EPYC 9005, one thread:
 109 and 220 GFLOP/s; a gradient through three blocks of DeiT-tiny takes two thirds of the time.
 
 Convolutions go through oneDNN in any case. Nothing here changes how PyTorch computes outside of the calls.
@@ -12,6 +12,7 @@ Convolutions go through oneDNN in any case. Nothing here changes how PyTorch com
 from __future__ import annotations
 
 import platform
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
@@ -23,13 +24,13 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 MOST_PAIRS = 512**2  # of a query and a key, whose weights are kept for the backward pass
-AS_EXACT = 2.0  # times the error of MKL
+AS_EXACT = 10.0  # times the error of MKL: float32 summed in another order has 1 to 5, bfloat16 has 4,000
 PLAIN = (torch.Tensor, torch.nn.Parameter)  # and no subclass, which may compute in its own way
 
 
 @contextmanager
 def by_onednn() -> Iterator[None]:
-    """Multiply float32 matrices by oneDNN meanwhile, where this is exact and faster (`is_better`).
+    """Multiply float32 matrices by oneDNN meanwhile, where it does so in float32 and faster (`is_better`).
 
     >>> with by_onednn():
     ...     (torch.eye(2) @ torch.ones(2, 1)).tolist()
@@ -38,7 +39,7 @@ def by_onednn() -> Iterator[None]:
     if not is_better():
         yield
         return
-    with _switched():
+    with _switched:
         yield
 
 
@@ -52,7 +53,7 @@ def products_by_onednn() -> AbstractContextManager[Any]:
 
 @cache
 def is_better() -> bool:
-    """Say whether oneDNN multiplies float32 matrices of this machine exactly, and faster than what PyTorch takes."""
+    """Say whether oneDNN multiplies in float32 on this machine, and faster than what PyTorch takes."""
     if not hasattr(torch.backends.mkldnn, "matmul") or not torch.backends.mkldnn.is_available():
         return False
     capability = torch.backends.cpu.get_cpu_capability()
@@ -62,7 +63,7 @@ def is_better() -> bool:
     one, other = torch.randn(128, 512, generator=generator), torch.randn(512, 64, generator=generator)
     exact = one.double() @ other.double()
     usual = one @ other
-    with _switched():
+    with _switched:
         switched = one @ other
     return bool((switched - exact).abs().max() <= AS_EXACT * (usual - exact).abs().max())
 
@@ -75,16 +76,27 @@ def _is_amd() -> bool:
     return "AuthenticAMD" in text
 
 
-@contextmanager
-def _switched() -> Iterator[None]:
-    """Let oneDNN multiply; it takes float32 kernels where the processor has no faster ones (`is_better`)."""
-    products = torch.backends.mkldnn.matmul
-    before = products.fp32_precision
-    products.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        products.fp32_precision = before
+class _Switch:
+    """Lets oneDNN multiply while anyone is inside; it takes float32 kernels where the processor has no faster ones."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, "none"
+
+    def __enter__(self) -> None:
+        products = torch.backends.mkldnn.matmul
+        with self._lock:
+            if not self._inside:
+                self._before, products.fp32_precision = products.fp32_precision, "bf16"
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                torch.backends.mkldnn.matmul.fp32_precision = self._before
+
+
+_switched = _Switch()
 
 
 class _Products(TorchFunctionMode):
@@ -97,6 +109,9 @@ class _Products(TorchFunctionMode):
         if func is F.scaled_dot_product_attention and _is_small_attention(args, kwargs):
             scale = kwargs.get("scale")
             return _Attention.apply(*args, args[0].shape[-1] ** -0.5 if scale is None else scale)[0]
+        if func is F.multi_head_attention_forward and _are_plain(args[:3]):
+            with _switched:
+                return func(*args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -116,7 +131,7 @@ def _linear(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
     trained = weight.requires_grad or (bias is not None and bias.requires_grad)
     if torch.is_grad_enabled() and values.requires_grad and not trained:
         return _Linear.apply(values, weight, bias)
-    with _switched():
+    with _switched:
         return F.linear(values, weight, bias)
 
 
@@ -138,7 +153,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        with _switched():
+        with _switched:
             return F.linear(values, weight, bias)
 
     @staticmethod
@@ -148,7 +163,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[torch.Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        with _switched():
+        with _switched:
             return gradients[0] @ weight, None, None
 
 
@@ -161,7 +176,7 @@ class _Attention(torch.autograd.Function):
     def forward(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        with _switched():
+        with _switched:
             weights = _weights(query, key, scale)
             return weights @ value, weights
 
@@ -174,7 +189,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
         query, key, value, weights = ctx.saved_tensors
-        with _switched():
+        with _switched:
             if torch.is_grad_enabled():  # a second derivative is wanted: the weights are a function of query and key
                 weights = _weights(query, key, ctx.scale)
             of_weights = gradients[0] @ value.transpose(-2, -1)

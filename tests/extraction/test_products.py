@@ -8,6 +8,11 @@ from conceptatlas.extraction import products
 from conceptatlas.extraction.split import split
 
 
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.backends.mkldnn, "matmul"), reason="PyTorch before 2.9 has no such switch"
+)
+
+
 @pytest.fixture
 def better(monkeypatch):
     """Take the path of oneDNN whatever the processor; in float32 this is only exact where `is_better` says so."""
@@ -18,7 +23,7 @@ def drawn(*shape, dtype=torch.float32):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=dtype)
 
 
-def test_products_are_as_exact_as_float32(monkeypatch):
+def test_products_are_as_exact_as_float32():
     one, other = drawn(64, 700), drawn(700, 48)
     exact = one.double() @ other.double()
     with products.by_onednn():
@@ -40,6 +45,16 @@ def test_the_switch_is_put_back_also_after_an_error(better):
     before = torch.backends.mkldnn.matmul.fp32_precision
     with pytest.raises(KeyError), products.by_onednn():
         raise KeyError
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_threads_that_overlap_leave_the_switch_as_it_was(better):
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    first, second = products.by_onednn(), products.by_onednn()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
     assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
@@ -78,6 +93,16 @@ def test_attention_is_what_pytorch_computes(better):
     with products.products_by_onednn():
         found = F.scaled_dot_product_attention(query, key, value)
     assert type(found.grad_fn).__name__ == "_AttentionBackward"
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)  # bfloat16 where the processor has that
+
+
+def test_the_attention_module_of_pytorch_gives_the_same(better):
+    torch.manual_seed(0)
+    module, tokens = nn.MultiheadAttention(16, 2, batch_first=True).eval(), drawn(2, 5, 16)
+    with torch.inference_mode():
+        expected = module(tokens, tokens, tokens, need_weights=False)[0]
+        with products.products_by_onednn():
+            found = module(tokens, tokens, tokens, need_weights=False)[0]
     torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)  # bfloat16 where the processor has that
 
 
