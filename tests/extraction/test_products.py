@@ -7,7 +7,6 @@ from torch import nn
 from conceptatlas.extraction import products
 from conceptatlas.extraction.split import split
 
-
 pytestmark = pytest.mark.skipif(
     not hasattr(torch.backends.mkldnn, "matmul"), reason="PyTorch before 2.9 has no such switch"
 )
