@@ -24,7 +24,7 @@ from conceptatlas.importance.targets import Target
 
 T = TypeVar("T")
 _LOGGER = logging.getLogger(__name__)
-_NUMBERS_PER_BATCH = {"cpu": 2_000_000}
+_NUMBERS_PER_BATCH = {"cpu": 1_000_000}
 _NUMBERS_ELSEWHERE = 32_000_000
 
 

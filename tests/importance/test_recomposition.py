@@ -36,7 +36,7 @@ def test_slopes_are_the_derivatives_by_the_masks(make_planted):
 
 
 def test_batches_shrink_with_the_activation_and_are_what_was_asked_for(make_planted):
-    small, large = make_planted(width=24), make_planted(width=200_000, n_images=1, n_concepts=2)
+    small, large = make_planted(width=24), make_planted(width=100_000, n_images=1, n_concepts=2)
     assert build(small).rows() == 1024
     assert build(large).rows() == 2
     assert build(small, batch_size=3).rows() == 3
