@@ -46,8 +46,8 @@ class Settings:
     max_probe
         Images that a causal measurement (Sobol, ablation, addition, map test) runs on, per class.
     sobol_images, sobol_designs
-        Images, and mask designs for each, for total Sobol indices where the head is not affine (exact and free where it
-        is). The indices of a class differ more from image to image than between 16 and 128 designs.
+        Images, and the most mask designs, for total Sobol indices where the head is not affine (exact and free where it
+        is); half of the designs do where two fits agree.
     n_examples
         Images shown per concept.
     max_views
@@ -68,7 +68,7 @@ class Settings:
     max_elsewhere: int = 600
     max_probe: int = 32
     sobol_images: int = 12
-    sobol_designs: int = 16
+    sobol_designs: int = 32
     n_examples: int = 10
     max_views: int = 300
     umap: bool = True
