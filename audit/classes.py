@@ -53,7 +53,7 @@ def fit_class(context: Context, index: int) -> tuple[ClassAtlas, pd.DataFrame]:
     others, weight = population_rows(context, index)
     everywhere = measure(context, others, directions, wide)
     population = describe_population(context, index, weight, everywhere)
-    thresholds = presence_thresholds(population.score, n_wide=len(wide))
+    thresholds = presence_thresholds(population, n_wide=len(wide))
     reference = directions.new_tensor(np.average(everywhere.mean, axis=0, weights=weight))
     proof = evidence(context, index, population, thresholds, directions, reference, wide)
     correct = context.images["correct"].to_numpy(dtype=float)[rows]

@@ -30,6 +30,7 @@ MISLEADS = MISSES = CAUSES = FLIPS = 0.1
 SIGNIFICANT = 0.05
 FOREIGN = 0.5
 TOLD, TOLD_BY = 0.9, 5  # AUC from which on a concept tells what the model follows, from so many images of either kind
+FURTHER = 0.15  # by how much the gaps' lower bounds together must grow for a less likely threshold to be taken
 TWO_LEVELS = 0.8  # share of the scores' variance that two levels have to explain; else there are three
 PLAIN = 0.4  # mean of both gaps' lower bounds: seen so plainly that it counts without an edit that shows it
 EVIDENCE_COLUMNS = [
@@ -92,21 +93,33 @@ def describe_population(context: Context, index: int, weight: np.ndarray, found:
     )
 
 
-def presence_thresholds(score: np.ndarray, *, n_wide: int = 0) -> np.ndarray:
+def presence_thresholds(population: Population, *, n_wide: int = 0) -> np.ndarray:
     """Return for each concept the score from which on an image is said to hold it (Otsu on square roots).
 
-    Where two levels leave too much of the scores' variation there are three, and the highest is what holds the concept:
-    snow, sand, which has a little of what snow has, and leaves. The last `n_wide` are properties of whole images, which
-    have no natural zero and all levels: Otsu on the scores as they are.
+    Where two levels leave too much of the scores' variation there may be three, of which the highest is what holds the
+    concept (snow, sand, which has a little of what snow has, and leaves), or none that stand apart. Scores do not tell
+    which: the threshold is taken above which the concept leads the model further astray. The last `n_wide` are
+    properties of whole images, which have no natural zero and all levels: Otsu on the scores as they are.
     """
-    columns, places = score.T, score.shape[1] - n_wide
-    found = [_level(np.sqrt(np.maximum(column, 0))) ** 2 for column in columns[:places]]
+    columns, places = population.score.T, population.score.shape[1] - n_wide
+    found = []
+    for column in columns[:places]:
+        likely, *others = (level**2 for level in _levels(np.sqrt(np.maximum(column, 0))))
+        least = _leads_astray(population, column, likely) + FURTHER
+        found.append(next((one for one in others if _leads_astray(population, column, one) > least), likely))
     return np.array(found + [otsu(column) for column in columns[places:]], dtype=np.float64)
 
 
-def _level(values: np.ndarray) -> float:
+def _levels(values: np.ndarray) -> list[float]:
+    """Return the thresholds that may tell who holds a concept, the likelier first."""
     threshold = otsu(values)
-    return threshold if explained_by(values, threshold) >= TWO_LEVELS else otsu_of_three(values)[1]
+    return [threshold] if explained_by(values, threshold) >= TWO_LEVELS else [otsu_of_three(values)[1], threshold]
+
+
+def _leads_astray(population: Population, score: np.ndarray, threshold: float) -> float:
+    """Return the sum of what both gaps are at least, where positive; 0 without labels."""
+    row = observed(population, score >= max(threshold, np.finfo(np.float32).tiny), score)
+    return sum(float(np.nan_to_num(max(row.get(f"{gap}_gap_low", 0.0), 0.0))) for gap in ("accuracy", "false_positive"))
 
 
 def evidence(

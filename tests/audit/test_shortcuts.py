@@ -30,7 +30,7 @@ def planted(n=400, seed=0, follow=0.9):
 
 def test_thresholds_recover_who_holds_the_planted_concept():
     population, tag = planted()
-    present = population.score >= presence_thresholds(population.score)
+    present = population.score >= presence_thresholds(population)
     np.testing.assert_array_equal(present[:, 1], tag)
 
 
@@ -38,7 +38,21 @@ def test_of_three_levels_the_highest_is_what_holds_the_concept():
     rng = np.random.default_rng(0)
     level = rng.choice([0.0, 2.0, 5.0], size=400, p=[0.4, 0.35, 0.25])
     score = (level + rng.uniform(0, 0.5, 400))[:, None] ** 2
-    np.testing.assert_array_equal((score >= presence_thresholds(score))[:, 0], level == 5.0)
+    labelled = (rng.random(400) < 0.5).astype(float)
+    for predicted in (labelled == 1, level == 5.0):  # nothing misleads the model, or the highest level does
+        population = Population(np.arange(400), np.ones(400), predicted, labelled, score)
+        np.testing.assert_array_equal((score >= presence_thresholds(population))[:, 0], level == 5.0)
+
+
+def test_of_scores_without_levels_those_hold_the_concept_that_lead_the_model_astray():
+    rng = np.random.default_rng(0)
+    holds, labelled = rng.random(400) < 0.5, (rng.random(400) < 0.5).astype(float)
+    score = (rng.normal(4, 0.7, 400) + 1.8 * holds)[:, None] ** 2
+    predicted = np.where(rng.random(400) < 0.7, holds, labelled == 1)
+    population = Population(np.arange(400), np.ones(400), predicted, labelled, score)
+    present = (score >= presence_thresholds(population))[:, 0]
+    assert 0.4 < present.mean() < 0.6
+    assert (present == holds).mean() > 0.9
 
 
 def test_a_followed_tag_misleads_and_is_missed_with_intervals_that_exclude_nothing_found():
