@@ -290,8 +290,11 @@ def _summarise(atlas: Atlas) -> None:
         f"{fitted} of {listed} classes fitted at {atlas.run['layer']['name']}."
     )
     suspects = atlas.shortcuts()
-    for _, row in suspects[suspects["grade"].isin(["A", "B"])].head(5).iterrows():
-        typer.echo(f"Suspected shortcut ({row['grade']}): {row['label']} in class {row['class']}")
+    graded = suspects[suspects["grade"].isin(["A", "B"])]
+    alike = graded.groupby(["grade", "label", "class"], sort=False).size().head(5)
+    for (grade, label, name), count in alike.items():  # type: ignore[misc]
+        several = f" ({count} concepts)" if count > 1 else ""
+        typer.echo(f"Suspected shortcut ({grade}): {label} in class {name}{several}")
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
