@@ -48,7 +48,7 @@ def products_by_onednn() -> AbstractContextManager[Any]:
 
     Gradients by the inputs of linear layers whose weights need none, and of attentions, go through oneDNN too.
     """
-    return _Products() if is_better() and not torch.compiler.is_compiling() else nullcontext()
+    return nullcontext() if torch.compiler.is_compiling() or not is_better() else _Products()
 
 
 @cache
