@@ -25,6 +25,7 @@ from conceptatlas.extraction.errors import UserError
 from conceptatlas.extraction.remote import Mirror, is_address
 
 GRADES = ("A", "B", "C", "D")
+TINY = float(np.finfo(np.float32).tiny)  # an image that holds nothing of a concept does not hold it
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,15 @@ class ClassAtlas:
 
     def _of_concepts(self, column: str) -> np.ndarray:
         return self.concepts.set_index("concept")[column].reindex(self.bank.ids).to_numpy(dtype=np.float32)
+
+    def overlap(self, one: int, other: int) -> float:
+        """Return which share of the images that hold either of two concepts holds both; NaN where that is not known."""
+        if not {"concept", "threshold"} <= set(self.concepts) or max(one, other) >= self.everywhere_scores.shape[1]:
+            return float("nan")
+        levels = self.concepts.set_index("concept")["threshold"]
+        first, second = (self.everywhere_scores[:, c] >= max(levels[c], TINY) for c in (one, other))
+        either = int((first | second).sum())
+        return float((first & second).sum() / either) if either else float("nan")
 
     def label(self, concept: int) -> str:
         """Return what to call a concept: a person's title, else its name, else its number."""

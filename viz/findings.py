@@ -13,10 +13,12 @@ from conceptatlas.viz.concepts import concept_labels
 from conceptatlas.viz.evidence import Contrast, contrasts
 from conceptatlas.viz.tables import rows_of
 from conceptatlas.viz.text import MINUS, href, interval, percent, signed, slug, value_of
-from conceptatlas.viz.verbalise import describe_shortcut
+from conceptatlas.viz.verbalise import describe_shortcut, quoted
 
 if TYPE_CHECKING:
     from conceptatlas.audit import Atlas, ClassAtlas
+
+SAME_IMAGES = 0.8  # of the images that hold either of two concepts hold both: they may be one thing
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def findings(atlas: Atlas) -> list[Finding]:
         record = records.get(name, {}).get(concept)
         if record is None:
             continue
+        again = _again(atlas[name], concept, [one for one in found if one.class_name == name])
         found.append(
             Finding(
                 rank=len(found) + 1,
@@ -106,7 +109,7 @@ def findings(atlas: Atlas) -> list[Finding]:
                 class_index=int(atlas[name].index),
                 concept=concept,
                 label=record.label,
-                text=describe_shortcut({**row, "label": record.label}),
+                text=describe_shortcut({**row, "label": record.label}) + again,
                 contrasts=contrasts(row),
                 numbers=_numbers(row),
                 row={**row, "label": record.label},
@@ -115,6 +118,18 @@ def findings(atlas: Atlas) -> list[Finding]:
             )
         )
     return found
+
+
+def _again(member: ClassAtlas, concept: int, before: list[Finding]) -> str:
+    """Return a sentence on the more suspect concept of the class that the same images hold, or nothing."""
+    for one in before:
+        share = member.overlap(one.concept, concept)
+        if share >= SAME_IMAGES:
+            return (
+                f" It may be the same thing as suspect {one.rank}, {quoted(one.label)}: {percent(share)} of the images "
+                "that hold either hold both."
+            )
+    return ""
 
 
 def slices_of(member: ClassAtlas) -> list[Slice]:

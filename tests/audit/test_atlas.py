@@ -1,6 +1,7 @@
 """The atlas: opens without model and images, keeps a person's judgement, refuses torn and tampered folders."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,6 +47,20 @@ def test_the_frame_has_a_row_per_class_and_concept(atlas):
     frame = atlas.to_frame()
     assert frame.groupby("class").size().to_dict() == {"ant": 3, "bee / <b>": 3}
     assert frame["label"].notna().all()
+
+
+def test_the_overlap_of_two_concepts_counts_the_images_that_hold_them(atlas):
+    member = next(iter(atlas.values()))
+    scores = np.zeros_like(member.everywhere_scores, shape=(4, member.n_concepts))
+    scores[:3, 0], scores[1:, 1] = 1.0, 1.0
+    member = replace(member, everywhere_scores=scores, concepts=member.concepts.assign(threshold=0.5))
+    assert member.overlap(0, 1) == 0.5
+    assert member.overlap(0, 0) == 1.0
+
+
+def test_the_overlap_is_unknown_where_no_scores_were_kept(atlas):
+    member = replace(next(iter(atlas.values())), everywhere_scores=np.zeros((0, 0), np.float32))
+    assert np.isnan(member.overlap(0, 1))
 
 
 def test_edits_from_the_site_are_written_and_read_back(atlas):

@@ -26,6 +26,20 @@ def test_a_persons_judgement_stands_beside_the_evidence(atlas: Atlas) -> None:
     assert found.tag == "spurious"
 
 
+def test_a_suspect_that_the_same_images_hold_as_one_before_is_said_to_be_it_again(atlas: Atlas) -> None:
+    first, second, third = [f for f in findings(atlas) if f.class_name == "class 0"][:3]
+    member = atlas["class 0"]
+    scores = np.zeros((10, member.n_concepts), np.float32)
+    scores[:5, [first.concept, second.concept]], scores[5:, third.concept] = 1.0, 1.0
+    held = replace(atlas, members={**dict(atlas.members), "class 0": replace(member, everywhere_scores=scores)})
+    told = [f.text for f in findings(held) if f.class_name == "class 0"]
+    assert "same thing" not in told[0]
+    assert f"the same thing as suspect {first.rank}, “{first.label}”: 100 % of the images" in told[1].replace(
+        "\xa0", " "
+    )
+    assert "same thing" not in told[2]
+
+
 def test_dropped_concepts_are_no_longer_suspected(atlas: Atlas) -> None:
     member = atlas["class 0"].with_bank(atlas["class 0"].bank.drop(0))
     fewer = replace(atlas, members={**dict(atlas.members), "class 0": member})
