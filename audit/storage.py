@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -143,7 +144,8 @@ def save_class(root: Path, member: ClassAtlas, proof: pd.DataFrame) -> Path:
     """Write a class and its evidence whole or not at all: into a side folder that is renamed when it is complete."""
     folder = class_folder(root, member.slug)
     side = folder.with_name(f".{member.slug}.{os.getpid()}")
-    shutil.rmtree(side, ignore_errors=True)
+    for left in folder.parent.glob(f".{glob.escape(member.slug)}.*"):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
     side.mkdir(parents=True)
     member.bank.save(side / "bank")
     for name in _CLASS_TABLES:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -128,7 +129,7 @@ class StoreWriter:
         if self._part is None:
             self._refuse_parts()
         for path in self._own(f"shard-*{_TMP}"):
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
         if not self._resume:
             (self.folder / self._manifest).unlink(missing_ok=True)
             for path in self._own("shard-*.safetensors"):
@@ -271,15 +272,18 @@ def write_shard(
 def _write_file(folder: Path, index: int, tensors: Mapping[str, np.ndarray]) -> tuple[str, int, str]:
     name = shard_name(index)
     path, aside = folder / name, folder / f"{name}.{secrets.token_hex(6)}{_TMP}"
+    written = aside / name  # in a folder of its own: safetensors makes another file beside it, whose name is not known
     try:
-        save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, aside)
-        with aside.open("rb+") as file:
+        aside.mkdir()
+        save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, written)
+        with written.open("rb+") as file:
             os.fsync(file.fileno())
-        size, checksum = aside.stat().st_size, file_checksum(aside)
-        aside.replace(path)
+        size, checksum = written.stat().st_size, file_checksum(written)
+        written.replace(path)
+        aside.rmdir()
         _sync_folder(folder)
     except (OSError, SafetensorError) as error:
-        aside.unlink(missing_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
         raise StoreError(f"{str(path)!r} cannot be written ({error}): free space and run again to go on.") from error
     return name, size, checksum
 

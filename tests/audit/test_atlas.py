@@ -26,6 +26,16 @@ def test_what_was_saved_is_what_is_loaded(atlas, tmp_path):
         assert one.bank == other.bank
 
 
+def test_what_a_killed_run_left_of_a_class_goes_when_the_class_is_written(atlas):
+    member = next(iter(atlas.values()))
+    folder = storage.class_folder(atlas.path, member.slug)
+    left = folder.with_name(f".{member.slug}.999999")
+    left.mkdir()
+    (left / "arrays.safetensors").write_bytes(b"half")
+    storage.save_class(atlas.path, member, member.concepts[["concept"]])
+    assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
+
+
 def test_saving_into_a_folder_that_holds_something_is_refused(atlas, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")

@@ -214,6 +214,20 @@ def test_fault_61_interrupted_run_leaves_a_valid_store(stop, error, run, tmp_pat
     assert bytes_of(tmp_path / "s") == bytes_of(tmp_path / "whole")
 
 
+def test_fault_57_killed_while_a_shard_is_written_nothing_of_it_stays(run, tmp_path, monkeypatch):
+    def killed(tensors, path):
+        (Path(path).parent / ".tmpAbCdEf").write_bytes(b"half")  # as safetensors does, under a name of its own choice
+        raise KeyboardInterrupt
+
+    run("whole")
+    with monkeypatch.context() as patched:
+        patched.setattr(writer_module, "save_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run("s")
+    run("s")
+    assert bytes_of(tmp_path / "s") == bytes_of(tmp_path / "whole")
+
+
 KILLED = """
 import json, os, pathlib, random, shutil, signal, sys, time
 sys.path[:0] = [{root!r}]
