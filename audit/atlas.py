@@ -18,6 +18,7 @@ from PIL import Image
 
 from conceptatlas.audit import storage
 from conceptatlas.audit.search import search
+from conceptatlas.audit.statistics import holds
 from conceptatlas.concepts import TextImageEncoder
 from conceptatlas.concepts.bank import ConceptBank
 from conceptatlas.concepts.judgement import read_edits, written_edits
@@ -25,7 +26,6 @@ from conceptatlas.extraction.errors import UserError
 from conceptatlas.extraction.remote import Mirror, is_address
 
 GRADES = ("A", "B", "C", "D")
-TINY = float(np.finfo(np.float32).tiny)  # an image that holds nothing of a concept does not hold it
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class ClassAtlas:
         if not {"concept", "threshold"} <= set(self.concepts) or max(one, other) >= self.everywhere_scores.shape[1]:
             return float("nan")
         levels = self.concepts.set_index("concept")["threshold"]
-        first, second = (self.everywhere_scores[:, c] >= max(levels[c], TINY) for c in (one, other))
+        first, second = (holds(self.everywhere_scores[:, c], levels[c]) for c in (one, other))
         either = int((first | second).sum())
         return float((first & second).sum() / either) if either else float("nan")
 

@@ -27,7 +27,7 @@ from conceptatlas.audit.parts import Parts, find_parts
 from conceptatlas.audit.shortcuts import describe_population, evidence, population_rows, presence_thresholds
 from conceptatlas.audit.slice_words import slice_words
 from conceptatlas.audit.slices import find_slices
-from conceptatlas.audit.statistics import bootstrap_mean
+from conceptatlas.audit.statistics import bootstrap_mean, holds
 from conceptatlas.audit.storage import slug_of
 from conceptatlas.audit.strategies import Strategies, find_strategies
 from conceptatlas.audit.words import Naming, name_class
@@ -180,7 +180,7 @@ def concept_table(
             "sobol": _array(weights.total),
             "sobol_low": _array(weights.low),
             "sobol_high": _array(weights.high),
-            "presence": (found.score >= np.maximum(thresholds, np.finfo(np.float32).tiny)).mean(0),
+            "presence": holds(found.score, thresholds).mean(0),
             "threshold": thresholds,
             "localisation": _array(choice.localisation),
             "localisation_chance": _array(choice.chance),

@@ -18,7 +18,15 @@ import torch
 from conceptatlas.audit.causal import Effect, Probe, addition_effect, removal_effect
 from conceptatlas.audit.coefficients import ImageCoefficients
 from conceptatlas.audit.context import Context, sample
-from conceptatlas.audit.statistics import auc, benjamini_hochberg, explained_by, otsu, otsu_of_three, risk_difference
+from conceptatlas.audit.statistics import (
+    auc,
+    benjamini_hochberg,
+    explained_by,
+    holds,
+    otsu,
+    otsu_of_three,
+    risk_difference,
+)
 
 if TYPE_CHECKING:
     from conceptatlas.audit.wide import ImageWide
@@ -118,7 +126,7 @@ def _levels(values: np.ndarray) -> list[float]:
 
 def _leads_astray(population: Population, score: np.ndarray, threshold: float) -> float:
     """Return the sum of what both gaps are at least, where positive; 0 without labels."""
-    row = observed(population, score >= max(threshold, np.finfo(np.float32).tiny), score)
+    row = observed(population, holds(score, threshold), score)
     return sum(float(np.nan_to_num(max(row.get(f"{gap}_gap_low", 0.0), 0.0))) for gap in ("accuracy", "false_positive"))
 
 
@@ -136,14 +144,14 @@ def evidence(
     `reference` (k,) is the mean coefficient per position over the population: what a removed concept is lowered to. The
     last concepts are those of `wide`, where there are any: they are edited by as much as they are in the whole image.
     """
-    present = population.score >= np.maximum(thresholds, np.finfo(np.float32).tiny)
+    present = holds(population.score, thresholds)
     p_values = stratified_permutation(population, seed=context.settings.seed)
     probes = build_probes(context, population, directions, wide)
     if wide is not None and len(wide):
         reference = torch.cat([reference[: -len(wide)], torch.as_tensor(wide.reference).to(reference)])
     rows = []
     for concept in range(population.score.shape[1]):
-        holds = dict(zip(population.rows.tolist(), present[:, concept].tolist(), strict=True))
+        held = dict(zip(population.rows.tolist(), present[:, concept].tolist(), strict=True))
         row = {
             "class": context.class_names[index],
             "concept": concept,
@@ -152,7 +160,7 @@ def evidence(
         }
         row |= observed(population, present[:, concept], population.score[:, concept])
         most = FEW if acquitted(row) else context.settings.max_probe
-        row |= _causal(context, index, probes, holds, concept, directions, reference, most)
+        row |= _causal(context, index, probes, held, concept, directions, reference, most)
         rows.append(row)
     frame = pd.DataFrame(rows).reindex(columns=EVIDENCE_COLUMNS)
     frame["told"] = told_within_labels(population.score, population.predicted, population.labelled)

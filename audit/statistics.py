@@ -113,6 +113,15 @@ def explained_by(values: np.ndarray, threshold: float) -> float:
     return float(share * (1 - share) * (values[above].mean() - values[~above].mean()) ** 2 / total)
 
 
+def holds(score: np.ndarray, threshold: Any) -> np.ndarray:
+    """Return whether images hold a concept, by the score of each: from the threshold on, and never where it is 0.
+
+    >>> holds(np.array([0.0, 0.2, 0.6]), 0.5).tolist(), holds(np.array([0.0, 0.2]), 0.0).tolist()
+    ([False, False, True], [False, True])
+    """
+    return score >= np.maximum(threshold, np.finfo(np.float32).tiny)
+
+
 def benjamini_hochberg(p_values: np.ndarray) -> np.ndarray:
     """Return p-values adjusted for the false discovery rate over all tests; NaN stays NaN and does not count.
 

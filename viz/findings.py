@@ -11,6 +11,7 @@ import pandas as pd
 
 from conceptatlas.viz.concepts import concept_labels
 from conceptatlas.viz.evidence import Contrast, contrasts
+from conceptatlas.viz.links import SUSPECT_GRADES
 from conceptatlas.viz.tables import rows_of
 from conceptatlas.viz.text import MINUS, href, interval, percent, signed, slug, value_of
 from conceptatlas.viz.verbalise import describe_shortcut, quoted
@@ -100,7 +101,7 @@ def findings(atlas: Atlas) -> list[Finding]:
         record = records.get(name, {}).get(concept)
         if record is None:
             continue
-        again = _again(atlas[name], concept, [one for one in found if one.class_name == name])
+        graded = [one for one in found if one.class_name == name and row.get("grade") in SUSPECT_GRADES]
         found.append(
             Finding(
                 rank=len(found) + 1,
@@ -109,7 +110,7 @@ def findings(atlas: Atlas) -> list[Finding]:
                 class_index=int(atlas[name].index),
                 concept=concept,
                 label=record.label,
-                text=describe_shortcut({**row, "label": record.label}) + again,
+                text=describe_shortcut({**row, "label": record.label}) + _again(atlas[name], concept, graded),
                 contrasts=contrasts(row),
                 numbers=_numbers(row),
                 row={**row, "label": record.label},

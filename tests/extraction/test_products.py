@@ -14,8 +14,10 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def better(monkeypatch):
-    """Take the path of oneDNN whatever the processor; in float32 this is only exact where `is_better` says so."""
+    """Take the path of oneDNN whatever the processor; returns how exact it is here: bfloat16 where there are units."""
+    error = 1e-5 if products.is_better() else 2e-2
     monkeypatch.setattr(products, "is_better", lambda: True)
+    return error
 
 
 def drawn(*shape, dtype=torch.float32):
@@ -76,8 +78,7 @@ def test_gradients_of_linear_layers_are_right(shape):
 
 
 def test_first_and_second_derivatives_of_attention_are_right():
-    given = [drawn(2, 2, n, 3, dtype=torch.float64).requires_grad_() for n in (4, 5, 6)]
-    given[2] = drawn(2, 2, 5, 3, dtype=torch.float64).requires_grad_()
+    given = [drawn(2, 2, n, 3, dtype=torch.float64).requires_grad_() for n in (4, 5, 5)]
 
     def attend(query, key, value):
         return products._Attention.apply(query, key, value, 0.5)[0]
@@ -92,7 +93,7 @@ def test_attention_is_what_pytorch_computes(better):
     with products.products_by_onednn():
         found = F.scaled_dot_product_attention(query, key, value)
     assert type(found.grad_fn).__name__ == "_AttentionBackward"
-    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)  # bfloat16 where the processor has that
+    torch.testing.assert_close(found, expected, rtol=better, atol=better)
 
 
 def test_the_attention_module_of_pytorch_gives_the_same(better):
@@ -102,7 +103,7 @@ def test_the_attention_module_of_pytorch_gives_the_same(better):
         expected = module(tokens, tokens, tokens, need_weights=False)[0]
         with products.products_by_onednn():
             found = module(tokens, tokens, tokens, need_weights=False)[0]
-    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)  # bfloat16 where the processor has that
+    torch.testing.assert_close(found, expected, rtol=better, atol=better)
 
 
 @pytest.mark.parametrize(
